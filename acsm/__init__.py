@@ -1,0 +1,1 @@
+"""Articulated surface models: camera, articulation and shape from one image."""

@@ -1,0 +1,1 @@
+"""Where images come from: metadata, download, detection, and a synthetic world."""

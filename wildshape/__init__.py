@@ -1,0 +1,1 @@
+"""The engine: what flows between the stages of the pseudo-label pipeline."""

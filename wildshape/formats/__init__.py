@@ -1,0 +1,1 @@
+"""One file a format: what comes in, and what goes out."""
