@@ -143,7 +143,19 @@ def _check(kind: str, columns: Mapping[str, Any]) -> dict[str, np.ndarray]:
             _refuse_nulls(kind, name, array)
         array.flags.writeable = False
         checked[name] = array
+    if kind == "labels":
+        _refuse_labelled_nan(checked["xy"], checked["visible"])
     return checked
+
+
+def _refuse_labelled_nan(xy: np.ndarray, visible: np.ndarray) -> None:
+    bad = (visible > 0) & ~np.isfinite(xy).all(-1)
+    if bad.any():
+        row, keypoint = np.argwhere(bad)[0]
+        raise TableError(
+            f"table labels: expected positions of labelled keypoints, found NaN or infinity in row "
+            f"{row}, keypoint {keypoint}"
+        )
 
 
 def _as_array(values: Any, column: Column) -> np.ndarray:
@@ -162,7 +174,7 @@ def _refuse_nulls(kind: str, name: str, array: np.ndarray) -> None:
     if array.dtype == object:
         bad = np.array([value is None for value in array], dtype=bool)
     elif array.dtype.kind == "f":
-        bad = ~np.isfinite(array).reshape(len(array), -1).all(1)
+        bad = ~np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
     else:
         return
     if bad.any():
@@ -312,9 +324,9 @@ def _from_arrow(chunked: pa.ChunkedArray, column: Column, shape: Sequence[int]) 
     if column.shape:
         array = array.flatten() if length and int(np.prod(shape)) else pa.array([], pa.float64())
     fill = -1 if column.dtype == "int64" else float("nan")
-    values = array.fill_null(fill).to_numpy(zero_copy_only=False) if array.null_count else (
-        array.to_numpy(zero_copy_only=False)
-    )
+    if array.null_count:
+        array = array.fill_null(fill)
+    values = array.to_numpy(zero_copy_only=False)
     return values.astype(column.dtype, copy=False).reshape(length, *shape)
 
 
