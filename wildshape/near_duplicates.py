@@ -112,8 +112,8 @@ def clusters(hashes: Sequence[str | None], max_distance: int = MAX_DISTANCE) -> 
     """Cluster ids int64 [N]: linked by a chain of hashes at most `max_distance` bits apart.
 
     Exact (every pair is compared, block by block): 30,000 different hashes take about two
-    seconds, 100,000 about twenty. Ids count from 0 in order of first appearance. A missing hash (None) is
-    a cluster of its own.
+    seconds, 100,000 about twenty. Ids count from 0 in order of first appearance. A missing hash
+    (None) is a cluster of its own.
     """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
