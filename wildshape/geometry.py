@@ -137,7 +137,9 @@ def crop_affine(
     if not side > 0:
         raise ValueError(f"expected a box with an extent, found {box.tolist()}")
     angle = np.deg2rad(rotation_deg)
-    linear = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * (size / side)
+    linear = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * (
+        size / side
+    )
     if flip:
         linear[0] *= -1
     centre = (box[:2] + box[2:]) / 2
@@ -216,7 +218,9 @@ def _move_camera(camera: np.ndarray, affine: Affine2D) -> np.ndarray:
     half = np.arctan2(linear[1, 0], linear[0, 0]) / 2
     w, x, y, z = np.moveaxis(result[..., 3:], -1, 0)
     c, s = np.cos(half), np.sin(half)
-    result[..., 3:] = np.stack([c * w - s * z, c * x - s * y, c * y + s * x, c * z + s * w], axis=-1)
+    result[..., 3:] = np.stack(
+        [c * w - s * z, c * x - s * y, c * y + s * x, c * z + s * w], axis=-1
+    )
     result[..., 0] = camera[..., 0] * affine.scale
     result[..., 1:3] = affine.apply(camera[..., 1:3])
     return result

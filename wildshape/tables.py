@@ -309,7 +309,9 @@ def _to_arrow(array: np.ndarray, column: Column) -> pa.Array:
     if not column.shape:
         return values
     width = int(np.prod(array.shape[1:]))
-    return pa.FixedSizeListArray.from_arrays(values, max(width, 1)) if width else pa.nulls(len(array))
+    return (
+        pa.FixedSizeListArray.from_arrays(values, max(width, 1)) if width else pa.nulls(len(array))
+    )
 
 
 def _from_arrow(chunked: pa.ChunkedArray, column: Column, shape: Sequence[int]) -> np.ndarray:

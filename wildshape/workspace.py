@@ -45,7 +45,9 @@ def find_root() -> Path:
         return Path(os.environ["WILDSHAPE_ROOT"]).expanduser().resolve()
     here = Path.cwd()
     for folder in (here, *here.parents):
-        checkout = (folder / "pyproject.toml").is_file() and (folder / "wildshape/category.py").is_file()
+        checkout = (folder / "pyproject.toml").is_file() and (
+            folder / "wildshape/category.py"
+        ).is_file()
         if (folder / ".wildshape").exists() or checkout:
             return folder
     return here
@@ -151,7 +153,9 @@ class Workspace:
     def relative(self, path: str | os.PathLike[str]) -> str:
         """How a table names a file: relative to the root where it lies under it, else absolute."""
         full = Path(path).resolve()
-        return full.relative_to(self.root).as_posix() if full.is_relative_to(self.root) else str(full)
+        return (
+            full.relative_to(self.root).as_posix() if full.is_relative_to(self.root) else str(full)
+        )
 
     def made_by(self, what: str) -> str:
         """The command that makes a table or a keypoint source, to be shown to the user."""

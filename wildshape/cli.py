@@ -1,0 +1,165 @@
+"""`wildshape <command>`: commands are registered by name and imported when called."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wildshape.errors import UserError
+
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "demo": ("wildshape.demo", "the whole pipeline on the synthetic world: start here"),
+    "run": ("wildshape.run", "the whole pipeline on your category, resuming where it stopped"),
+    "status": ("wildshape.status", "what is done, what is stale, what comes next"),
+    "predict": ("wildshape.predict", "keypoints, camera and 3D shape of your photos"),
+    "report": ("wildshape.report.command", "write runs/<name>/report.html"),
+    "import": ("wildshape.formats.import_command", "bring in labels: animals3d, coco, animal_pose"),
+    "export": ("wildshape.formats.export_command", "write labels out: animals3d, coco"),
+    "make-diorama": ("prepare_data.make_diorama", "make a synthetic world with full ground truth"),
+    "search-metadata": ("prepare_data.search_metadata", "find the category in metadata files"),
+    "download-images": ("prepare_data.download_images", "download what was found"),
+    "save-boxes": ("prepare_data.save_boxes", "detect the animals"),
+    "data-selection": ("prepare_data.data_selection", "keep the pseudo-labels to trust"),
+    "pose-train": ("pose.train", "train the 2D keypoint network"),
+    "pose-evaluate": ("pose.evaluate", "PCK of the 2D keypoint network"),
+    "pose-generate-pl": ("pose.generate_pl", "2D keypoints of every detected animal"),
+    "pose-generate-pl-mt": ("pose.generate_pl_mt", "the same under image transforms"),
+    "acsm-train": ("acsm.train", "train the 3D model"),
+    "acsm-evaluate": ("acsm.evaluate", "AUC and camera error of the 3D model"),
+    "acsm-generate-pl": ("acsm.generate_pl", "reprojected 3D keypoints of every detected animal"),
+    "acsm-visualize": ("acsm.visualize", "the predicted shapes, over the photos and turned"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonConfig:
+    """Settings that every command has."""
+
+    category: str
+    """The animal category: horse, cow, sheep, giraffe, bear, dog, or one of your own."""
+    name: str | None = None
+    """Name of the run under runs/; by default the category."""
+    data_root: Path | None = None
+    """Folder that holds data/ and runs/; by default $WILDSHAPE_ROOT, a marked folder upwards, or here."""
+    overwrite: bool = False
+    """Replace outputs that were made with other settings."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+def say(message: str) -> None:
+    """Print a stage's summary line."""
+    print(message, flush=True)
+
+
+def make_workspace(config: Any) -> Any:
+    """The workspace that a command's `--category`, `--name` and `--data-root` mean."""
+    from wildshape.workspace import Workspace, find_root
+
+    workspace = Workspace(config.data_root or find_root(), config.category, config.name)
+    workspace.mark()
+    return workspace
+
+
+def guarded(action: Callable[[], Any], *, debug: bool = False) -> int:
+    """Run `action` and turn what a user can mend into one line on stderr and an exit code.
+
+    Returns:
+        0; 2 for what the user can mend (a bad input, a full disk); 130 for Ctrl-C.
+    """
+    try:
+        action()
+    except UserError as error:
+        if debug:
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; run the same command again to continue", file=sys.stderr)
+        return 130
+    except OSError as error:
+        if debug or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        place = error.filename or "the disk"
+        print(
+            f"error: could not write to {place}: {error.strerror}; nothing was lost: make room or "
+            "choose another --data-root, and run the same command again",
+            file=sys.stderr,
+        )
+        return 2
+    return 0
+
+
+def script_main(
+    config_type: type,
+    run: Callable[[Any, Any], Any],
+    argv: Sequence[str] | None = None,
+    *,
+    prog: str | None = None,
+) -> int:
+    """Parse a command's flags, make its workspace and run it.
+
+    Args:
+        config_type: Dataclass of the command's settings, derived from `CommonConfig`.
+        run: The command's `run(config, workspace)`.
+        argv: Flags; by default those of the process.
+        prog: Name shown by `--help`.
+
+    Returns:
+        The exit code (see `guarded`).
+    """
+    import tyro
+
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+
+    def action() -> None:
+        config = tyro.cli(config_type, args=arguments, prog=prog, description=config_type.__doc__)
+        run(config, make_workspace(config))
+
+    return guarded(action, debug=debug)
+
+
+def _help() -> str:
+    width = max(len(name) for name in COMMANDS)
+    lines = [
+        "usage: wildshape COMMAND [--flags]",
+        "",
+        "From a category name, a template and about 150 labelled photos to a 3D shape model.",
+        "",
+        *(f"  {name:<{width}}  {line}" for name, (_, line) in COMMANDS.items()),
+        "",
+        "wildshape COMMAND --help lists a command's flags; docs/ explains each stage.",
+    ]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the console command."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if arguments[0] in ("--version", "-V"):
+        from wildshape.stage import package_version
+
+        print(package_version())
+        return 0
+    name = arguments[0].replace("_", "-")
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        print(f"error: unknown command {arguments[0]}{hint} (wildshape --help)", file=sys.stderr)
+        return 2
+    module = importlib.import_module(COMMANDS[name][0])
+    return int(module.main(arguments[1:]) or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""Reading images, and finding the file of an image by its id."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from wildshape.errors import UserError
+from wildshape.tables import Table
+from wildshape.workspace import Workspace
+
+
+class ImageError(UserError):
+    """An image that cannot be read."""
+
+
+def decode_image(data: bytes, origin: str = "the image") -> np.ndarray:
+    """Decode the bytes of an image file to RGB uint8 [H, W, 3], turned as its EXIF says.
+
+    Raises:
+        ImageError: if the bytes are not a whole image of at least one pixel.
+    """
+    # OpenCV is the fast path for whole JPEG files without an orientation; Pillow knows the rest.
+    if (
+        data[:2] == b"\xff\xd8"
+        and data.rstrip(b"\0")[-2:] == b"\xff\xd9"
+        and b"Exif" not in data[:64]
+    ):
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        if image is not None:
+            return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    from io import BytesIO
+
+    try:
+        with Image.open(BytesIO(data)) as opened:
+            turned = ImageOps.exif_transpose(opened)
+            return np.asarray(turned.convert("RGB"))
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise ImageError(f"expected an image in {origin}; found {error}") from None
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"expected an image of a sane size in {origin}; {error}") from None
+
+
+def read_image(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read an image file as RGB uint8 [H, W, 3], turned as its EXIF says.
+
+    Raises:
+        ImageError: naming the file, if it is missing, empty or not an image.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ImageError(f"expected an image at {path}; {error.strerror}") from None
+    if not data:
+        raise ImageError(f"expected an image in {path}; found an empty file")
+    return decode_image(data, str(path))
+
+
+def image_paths(images: Table | Sequence[Table], workspace: Workspace) -> dict[str, Path]:
+    """File of every image that has one, by image id."""
+    tables = [images] if isinstance(images, Table) else images
+    return {
+        image_id: workspace.image_file(path)
+        for table in tables
+        for image_id, path in zip(table["image_id"], table["path"])
+        if image_id is not None and path is not None
+    }
