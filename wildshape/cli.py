@@ -24,6 +24,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "make-diorama": ("prepare_data.make_diorama", "make a synthetic world with full ground truth"),
     "search-metadata": ("prepare_data.search_metadata", "find the category in metadata files"),
     "download-images": ("prepare_data.download_images", "download what was found"),
+    "add-folder": ("prepare_data.add_folder", "take a folder of your own photos instead"),
     "save-boxes": ("prepare_data.save_boxes", "detect the animals"),
     "data-selection": ("prepare_data.data_selection", "keep the pseudo-labels to trust"),
     "pose-train": ("pose.train", "train the 2D keypoint network"),
@@ -120,7 +121,7 @@ def script_main(
     debug = "--debug" in arguments
 
     def action() -> None:
-        config = tyro.cli(config_type, args=arguments, prog=prog, description=config_type.__doc__)
+        config: Any = tyro.cli(config_type, args=arguments, prog=prog, description=config_type.__doc__)
         run(config, make_workspace(config))
 
     return guarded(action, debug=debug)

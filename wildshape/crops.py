@@ -26,11 +26,7 @@ def decode_image(data: bytes, origin: str = "the image") -> np.ndarray:
         ImageError: if the bytes are not a whole image of at least one pixel.
     """
     # OpenCV is the fast path for whole JPEG files without an orientation; Pillow knows the rest.
-    if (
-        data[:2] == b"\xff\xd8"
-        and data.rstrip(b"\0")[-2:] == b"\xff\xd9"
-        and b"Exif" not in data[:64]
-    ):
+    if data[:2] == b"\xff\xd8" and data.rstrip(b"\0")[-2:] == b"\xff\xd9" and b"Exif" not in data[:64]:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         if image is not None:
             return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

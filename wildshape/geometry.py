@@ -137,9 +137,7 @@ def crop_affine(
     if not side > 0:
         raise ValueError(f"expected a box with an extent, found {box.tolist()}")
     angle = np.deg2rad(rotation_deg)
-    linear = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * (
-        size / side
-    )
+    linear = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * (size / side)
     if flip:
         linear[0] *= -1
     centre = (box[:2] + box[2:]) / 2
@@ -164,9 +162,7 @@ def warp_crop(image: np.ndarray, affine: Affine2D, size: int, fill: int = 0) -> 
     if factor >= 2 and min(image.shape[:2]) >= 2 * factor:
         height, width = image.shape[0] // factor * factor, image.shape[1] // factor * factor
         if height == image.shape[0] and width == image.shape[1]:
-            small = cv2.resize(
-                image, (width // factor, height // factor), interpolation=cv2.INTER_AREA
-            )
+            small = cv2.resize(image, (width // factor, height // factor), interpolation=cv2.INTER_AREA)
         else:
             padded = cv2.copyMakeBorder(
                 image,
@@ -218,9 +214,7 @@ def _move_camera(camera: np.ndarray, affine: Affine2D) -> np.ndarray:
     half = np.arctan2(linear[1, 0], linear[0, 0]) / 2
     w, x, y, z = np.moveaxis(result[..., 3:], -1, 0)
     c, s = np.cos(half), np.sin(half)
-    result[..., 3:] = np.stack(
-        [c * w - s * z, c * x - s * y, c * y + s * x, c * z + s * w], axis=-1
-    )
+    result[..., 3:] = np.stack([c * w - s * z, c * x - s * y, c * y + s * x, c * z + s * w], axis=-1)
     result[..., 0] = camera[..., 0] * affine.scale
     result[..., 1:3] = affine.apply(camera[..., 1:3])
     return result

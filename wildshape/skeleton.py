@@ -42,21 +42,15 @@ class Skeleton:
     def __post_init__(self) -> None:
         count = len(self.keypoints)
         if len({_key(name) for name in self.keypoints}) != count or count == 0:
-            raise UserError(
-                f"skeleton {self.name}: expected distinct keypoint names, found {count}"
-            )
+            raise UserError(f"skeleton {self.name}: expected distinct keypoint names, found {count}")
         if not self.flip:
             object.__setattr__(self, "flip", tuple(range(count)))
         flip = np.asarray(self.flip)
         if sorted(self.flip) != list(range(count)) or not np.array_equal(flip[flip], range(count)):
-            raise UserError(
-                f"skeleton {self.name}: expected a flip that undoes itself, found {flip}"
-            )
+            raise UserError(f"skeleton {self.name}: expected a flip that undoes itself, found {flip}")
         for a, b in self.edges:
             if not (0 <= a < count and 0 <= b < count):
-                raise UserError(
-                    f"skeleton {self.name}: edge ({a}, {b}) leaves the {count} keypoints"
-                )
+                raise UserError(f"skeleton {self.name}: edge ({a}, {b}) leaves the {count} keypoints")
         for alias, target in self.aliases.items():
             if target not in self.keypoints:
                 raise UserError(f"skeleton {self.name}: alias {alias} names no keypoint: {target}")

@@ -199,7 +199,7 @@ def run_map(
     kind: str,
     provenance: Provenance,
     *,
-    options: MapOptions = MapOptions(),  # noqa: B008  frozen
+    options: MapOptions = MapOptions(),
     meta: Mapping[str, Any] | None = None,
 ) -> Table:
     """Run a Map stage over a table.
@@ -272,9 +272,7 @@ def _fill_shards(
         for first in range(start, stop, options.batch_size):
             batches.append((start, list(range(first, min(first + options.batch_size, stop)))))
     collected: list[Table] = []
-    bar = progress(
-        title=options.title, total=len(rows), unit="row", initial=len(rows) - _rows_in(batches)
-    )
+    bar = progress(title=options.title, total=len(rows), unit="row", initial=len(rows) - _rows_in(batches))
     prepared = _prepared_batches(stage, rows, [index for _, index in batches], options.workers)
     with bar:
         for number, ((start, index), batch) in enumerate(zip(batches, prepared)):
@@ -339,7 +337,7 @@ def _prepared_batches(
 
     loader: Any = DataLoader(
         _Rows(stage, rows),  # type: ignore[arg-type]
-        batch_sampler=batches,  # type: ignore[arg-type]
+        batch_sampler=batches,
         num_workers=workers,
         collate_fn=as_columns,
         prefetch_factor=4,

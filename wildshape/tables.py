@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 STATUSES = (
     "pending", "ok", "not_found", "rate_limited", "http_error", "timeout", "connection", "truncated",
-    "not_image", "too_small", "duplicate", "in_labels",
+    "not_image", "too_small", "too_large", "duplicate", "in_labels",
 )  # fmt: skip
 TRANSFORMS = (
     "none", "scale_1.1", "scale_1.2", "rot_-20", "rot_-10", "rot_10", "rot_20",
@@ -130,15 +130,12 @@ def _check(kind: str, columns: Mapping[str, Any]) -> dict[str, np.ndarray]:
             raise TableError(f"table {kind}: expected {length} rows in {name}, found {len(array)}")
         if array.ndim != 1 + len(column.shape):
             raise TableError(
-                f"table {kind}: expected {name} of shape {['N', *column.shape]}, "
-                f"found {list(array.shape)}"
+                f"table {kind}: expected {name} of shape {['N', *column.shape]}, found {list(array.shape)}"
             )
         for expected, found in zip(column.shape, array.shape[1:]):
             wanted = sizes.setdefault(expected, found) if isinstance(expected, str) else expected
             if wanted != found:
-                raise TableError(
-                    f"table {kind}: expected {wanted} ({expected}) in {name}, found {found}"
-                )
+                raise TableError(f"table {kind}: expected {wanted} ({expected}) in {name}, found {found}")
         if not column.nullable:
             _refuse_nulls(kind, name, array)
         array.flags.writeable = False
@@ -309,9 +306,7 @@ def _to_arrow(array: np.ndarray, column: Column) -> pa.Array:
     if not column.shape:
         return values
     width = int(np.prod(array.shape[1:]))
-    return (
-        pa.FixedSizeListArray.from_arrays(values, max(width, 1)) if width else pa.nulls(len(array))
-    )
+    return pa.FixedSizeListArray.from_arrays(values, max(width, 1)) if width else pa.nulls(len(array))
 
 
 def _from_arrow(chunked: pa.ChunkedArray, column: Column, shape: Sequence[int]) -> np.ndarray:

@@ -171,23 +171,22 @@ def batch_items(count: int, batch_size: int, seed: int, step: int) -> list[tuple
 
 def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
     key = (count, seed, epoch)
-    if key not in _PERMUTATIONS:
+    order = _PERMUTATIONS.get(key)
+    if order is None:
         if len(_PERMUTATIONS) > 8:
             _PERMUTATIONS.clear()
-        _PERMUTATIONS[key] = np.random.default_rng([seed, 1, epoch]).permutation(count)
-    return _PERMUTATIONS[key]
+        order = np.random.default_rng([seed, 1, epoch]).permutation(count)
+        _PERMUTATIONS[key] = order
+    return order
 
 
 _PERMUTATIONS: dict[tuple[int, int, int], np.ndarray] = {}
 
 
-def _make_batch(
-    task: TrainTask, config: FitConfig, step: int
-) -> tuple[dict[str, Tensor], list[int]]:
+def _make_batch(task: TrainTask, config: FitConfig, step: int) -> tuple[dict[str, Tensor], list[int]]:
     pairs = batch_items(len(task), config.batch_size, config.seed, step)
     samples = [
-        task.sample(item, np.random.default_rng([config.seed, 2, position]))
-        for position, item in pairs
+        task.sample(item, np.random.default_rng([config.seed, 2, position])) for position, item in pairs
     ]
     batch = {
         name: torch.from_numpy(np.stack([np.asarray(sample[name]) for sample in samples]))
@@ -303,9 +302,7 @@ def fit(
     if saved != step:
         save(last_path)
     task.model.eval()
-    return FitResult(
-        best_path, last_path, dict(best or {}), step, not stopped, time.monotonic() - began
-    )
+    return FitResult(best_path, last_path, dict(best or {}), step, not stopped, time.monotonic() - began)
 
 
 def _state(
@@ -371,7 +368,7 @@ class _Log:
         path.write_text("".join(kept), encoding="utf-8")
 
     def __enter__(self) -> _Log:
-        self.handle = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
+        self.handle = open(self.path, "a", encoding="utf-8")
         return self
 
     def __exit__(self, *unused: object) -> None:
