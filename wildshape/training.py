@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from wildshape.errors import UserError
-from wildshape.files import atomic_path
+from wildshape.files import atomic_path, write_json
 from wildshape.stage import Provenance, describe_change, fingerprint, progress
 
 
@@ -233,7 +233,7 @@ def fit(
     provenance: Provenance,
     extra: Mapping[str, Any],
 ) -> FitResult:
-    """Train, saving `best.pt`, `last.pt` and `metrics.jsonl` in `out_dir`; resumes from `last.pt`.
+    """Train, saving `best.pt`, `last.pt`, `metrics.jsonl` and a manifest in `out_dir`; resumes from `last.pt`.
 
     Args:
         task: Model, optimiser, data, loss and evaluation.
@@ -262,6 +262,8 @@ def fit(
 
     def save(path: Path) -> None:
         save_checkpoint(path, _state(task, step, best, extra, provenance))
+        progressed = {"step": step, "steps": config.steps, "best": best}
+        write_json(out_dir / "manifest.json", {**provenance.as_dict(), **progressed})
 
     task.model.train()
     with bar, log:

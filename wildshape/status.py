@@ -1,0 +1,119 @@
+"""`wildshape status`: what is done, what is stale, what comes next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wildshape.cli import CommonConfig, say, script_main
+from wildshape.errors import UserError
+from wildshape.files import file_hash, read_json
+from wildshape.tables import read_facts, table_hash
+from wildshape.workspace import Workspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(CommonConfig):
+    """Show what is done, what is stale and what comes next."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the pipeline: the artefact it makes and the command that makes it."""
+
+    title: str
+    output: Path
+    command: str
+
+
+@dataclass(frozen=True)
+class StepState:
+    """A step with its state: "done", "stale", "unfinished" or "missing", and a few words on it."""
+
+    step: Step
+    state: str
+    detail: str
+
+
+def steps(workspace: Workspace) -> list[Step]:
+    """The steps of one category's pipeline, in order."""
+    w, c = workspace, workspace.category.name
+    suffix = f" --category {c}" + (f" --name {w.name}" if w.name != c else "")
+    arms = sorted(path.name for path in w.checkpoint_dir("acsm").glob("*") if path.is_dir())
+    listed = [
+        Step("labelled photos", w.table_path("labels"), w.made_by("labels")),
+        Step("web images", w.table_path("images"), w.made_by("images")),
+        Step("boxes", w.table_path("instances"), w.made_by("instances")),
+        Step("pose network", w.checkpoint_dir("pose") / "manifest.json", f"python pose/train.py{suffix}"),
+        Step("its keypoints", w.keypoints_path("pose"), w.made_by("pose")),
+        Step(
+            "second pose network",
+            w.checkpoint_dir("pose_aux") / "manifest.json",
+            f"python pose/train.py{suffix} --is_aux",
+        ),
+        Step("its keypoints", w.keypoints_path("pose_aux"), w.made_by("pose_aux")),
+        Step("keypoints under transforms", w.keypoints_path("pose_mt"), w.made_by("pose_mt")),
+    ]
+    for arm in arms or ["labels"]:
+        folder = w.checkpoint_dir(f"acsm/{arm}")
+        listed.append(Step(f"ACSM, arm {arm}", folder / "manifest.json", f"python acsm/train.py{suffix}"))
+    listed.append(Step("its keypoints", w.keypoints_path("acsm"), w.made_by("acsm")))
+    selections = sorted((w.run_dir / "selections").glob("*.parquet"))
+    select = f"python prepare_data/data_selection.py{suffix} --filter kpconf --selection_num 300"
+    listed += [Step(f"selection {path.stem}", path, select) for path in selections] or [
+        Step("selection", w.selection_path("kpconf", 300), select)
+    ]
+    listed.append(Step("report", w.report_path, f"wildshape report{suffix}"))
+    return listed
+
+
+def _changed_inputs(workspace: Workspace, inputs: dict[str, str]) -> list[str]:
+    changed = []
+    for name, old in inputs.items():
+        path = workspace.root / name
+        if not path.exists():
+            changed.append(f"{name} is gone")
+        elif (table_hash(path) if path.suffix == ".parquet" else file_hash(path)) != old:
+            changed.append(f"{name} has changed")
+    return changed
+
+
+def examine(workspace: Workspace, step: Step) -> StepState:
+    """The state of one step."""
+    path = step.output
+    if path.with_suffix(".parts").is_dir():
+        return StepState(step, "unfinished", "run again to continue")
+    if not path.exists():
+        return StepState(step, "missing", "")
+    if path.suffix == ".html":
+        return StepState(step, "done", "")
+    try:
+        facts = read_facts(path)["provenance"] if path.suffix == ".parquet" else read_json(path)
+    except UserError as error:
+        return StepState(step, "stale", str(error))
+    if facts.get("step", 0) < facts.get("steps", 0):
+        return StepState(step, "unfinished", f"step {facts['step']} of {facts['steps']}")
+    changed = _changed_inputs(workspace, facts.get("inputs") or {})
+    return StepState(step, "stale" if changed else "done", "; ".join(changed))
+
+
+def run(config: Config, workspace: Workspace) -> dict[str, str]:
+    """Print the state of every step; returns state by output path relative to the root."""
+    states = [examine(workspace, step) for step in steps(workspace)]
+    width = max(len(state.step.title) for state in states)
+    say(f"{workspace.category.name}, run {workspace.name}, under {workspace.root}")
+    for state in states:
+        say(f"  {state.step.title:<{width}}  {state.state:<10}  {state.detail}".rstrip())
+    following = next((state for state in states if state.state != "done"), None)
+    if following is None:
+        say("everything is done")
+    else:
+        again = " --overwrite" if following.state == "stale" else ""
+        say(f"next: {following.step.command}{again}")
+    return {workspace.relative(state.step.output): state.state for state in states}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `wildshape status`."""
+    return script_main(Config, run, argv, prog="wildshape status")
