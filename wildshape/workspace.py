@@ -13,6 +13,8 @@ from wildshape.files import write_json
 from wildshape.tables import Table, read_table
 
 TABLES: Mapping[str, str] = {
+    "candidates": "images",
+    "downloads": "images",
     "images": "images",
     "labelled_images": "images",
     "truth_images": "images",
@@ -21,7 +23,9 @@ TABLES: Mapping[str, str] = {
     "truth": "labels",
 }
 _MADE_BY = {
-    "images": "python prepare_data/search_metadata.py --category {c} --metadata FILE",
+    "candidates": "python prepare_data/search_metadata.py --category {c} --metadata FILE",
+    "downloads": "python prepare_data/download_images.py --category {c}",
+    "images": "python prepare_data/download_images.py --category {c}",
     "instances": "python prepare_data/save_boxes.py --category {c}",
     "labels": "wildshape import animal_pose --root DIR --category {c}",
     "labelled_images": "wildshape import animal_pose --root DIR --category {c}",
@@ -45,9 +49,7 @@ def find_root() -> Path:
         return Path(os.environ["WILDSHAPE_ROOT"]).expanduser().resolve()
     here = Path.cwd()
     for folder in (here, *here.parents):
-        checkout = (folder / "pyproject.toml").is_file() and (
-            folder / "wildshape/category.py"
-        ).is_file()
+        checkout = (folder / "pyproject.toml").is_file() and (folder / "wildshape/category.py").is_file()
         if (folder / ".wildshape").exists() or checkout:
             return folder
     return here
@@ -66,9 +68,7 @@ class Workspace:
         self, root: str | os.PathLike[str], category: CategorySpec | str, name: str | None = None
     ) -> None:
         self.root = Path(root).expanduser().resolve()
-        self.category = (
-            load_category(category, self.root) if isinstance(category, str) else category
-        )
+        self.category = load_category(category, self.root) if isinstance(category, str) else category
         self.name = name or self.category.name
         if Path(self.name).name != self.name or self.name in (".", ".."):
             raise UserError(f"--name: expected a plain name; found {self.name}")
@@ -153,9 +153,7 @@ class Workspace:
     def relative(self, path: str | os.PathLike[str]) -> str:
         """How a table names a file: relative to the root where it lies under it, else absolute."""
         full = Path(path).resolve()
-        return (
-            full.relative_to(self.root).as_posix() if full.is_relative_to(self.root) else str(full)
-        )
+        return full.relative_to(self.root).as_posix() if full.is_relative_to(self.root) else str(full)
 
     def made_by(self, what: str) -> str:
         """The command that makes a table or a keypoint source, to be shown to the user."""
