@@ -93,6 +93,9 @@ def _read(path: Path) -> CategorySpec:
     skeleton_name = str(node.get("skeleton", "quadruped16"))
     if skeleton_name.endswith((".yaml", ".yml")):
         skeleton_name = str(path.parent / skeleton_name)
+    for key in ("synonyms", "exclude", "active_parts"):
+        if not isinstance(node.get(key), list | None):
+            raise UserError(f"{path}: expected {key}: as a list, one `- item` a line; found {node[key]}")
     active = node.get("active_parts")
     return CategorySpec(
         name=path.stem,

@@ -6,6 +6,7 @@ import difflib
 import errno
 import importlib
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,15 +79,17 @@ def guarded(action: Callable[[], Any], *, debug: bool = False) -> int:
         action()
     except UserError as error:
         if debug:
-            raise
+            traceback.print_exc()
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; run the same command again to continue", file=sys.stderr)
         return 130
     except OSError as error:
-        if debug or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
+        if debug:
+            traceback.print_exc()
         place = error.filename or "the disk"
         print(
             f"error: could not write to {place}: {error.strerror}; nothing was lost: make room or "
@@ -158,8 +161,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"; did you mean {close[0]}?" if close else ""
         print(f"error: unknown command {arguments[0]}{hint} (wildshape --help)", file=sys.stderr)
         return 2
-    module = importlib.import_module(COMMANDS[name][0])
+    try:
+        module = importlib.import_module(COMMANDS[name][0])
+    except KeyboardInterrupt:
+        return guarded(_stop)
     return int(module.main(arguments[1:]) or 0)
+
+
+def _stop() -> None:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

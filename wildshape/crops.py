@@ -35,7 +35,7 @@ def decode_image(data: bytes, origin: str = "the image") -> np.ndarray:
     try:
         with Image.open(BytesIO(data)) as opened:
             turned = ImageOps.exif_transpose(opened)
-            return np.asarray(turned.convert("RGB"))
+            return np.array(turned.convert("RGB"))  # a copy, since Pillow's own is read-only
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise ImageError(f"expected an image in {origin}; found {error}") from None
     except Image.DecompressionBombError as error:

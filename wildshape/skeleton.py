@@ -121,5 +121,8 @@ def load_skeleton(name_or_path: str | Path) -> Skeleton:
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in _FOLDER.glob("*.yaml")))
         raise UserError(f"unknown skeleton {name_or_path}; there are: {known}, or a path to a YAML")
-    with open(path, encoding="utf-8") as handle:
-        return skeleton_from_mapping(yaml.safe_load(handle) or {}, str(path))
+    try:
+        node = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: expected YAML; found {str(error).splitlines()[0]}") from None
+    return skeleton_from_mapping(node or {}, str(path))

@@ -11,7 +11,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -227,7 +227,10 @@ def run_map(
     if not resuming and up_to_date(out, provenance, overwrite=options.overwrite):
         return read_table(out, kind)
     parts.mkdir(parents=True, exist_ok=True)
-    write_json(parts / "manifest.json", {**provenance.as_dict(), "shard_size": options.shard_size})
+    if resuming:  # shards that exist keep their size, whatever is asked for now
+        options = replace(options, shard_size=read_json(parts / "manifest.json")["shard_size"])
+    else:
+        write_json(parts / "manifest.json", {**provenance.as_dict(), "shard_size": options.shard_size})
     starts = list(range(0, len(rows), options.shard_size))
     names = {start: parts / f"shard-{start:09d}.parquet" for start in starts}
     todo = [start for start in starts if not names[start].exists()]
@@ -236,8 +239,14 @@ def run_map(
     tables = [read_table(names[start], kind) for start in starts]
     table = concat(tables) if tables else Table.empty(kind, **dict(meta or {}))
     publish(table, out, provenance)
-    shutil.rmtree(parts)
+    _drop(parts)
     return table
+
+
+def _drop(parts: Path) -> None:
+    # The manifest goes first: without it, what a kill in here leaves is no unfinished run.
+    (parts / "manifest.json").unlink()
+    shutil.rmtree(parts)
 
 
 def _same_unfinished(parts: Path, provenance: Provenance, overwrite: bool) -> bool:
@@ -253,7 +262,7 @@ def _same_unfinished(parts: Path, provenance: Provenance, overwrite: bool) -> bo
             f"an unfinished {parts.stem}.parquet exists with other settings "
             f"({describe_change(old, provenance.as_dict())}); add --overwrite to drop it"
         )
-    shutil.rmtree(parts)
+    _drop(parts)
     return False
 
 
@@ -322,8 +331,15 @@ class _Rows:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.stage.prepare(_row(self.rows, index))
+    def __getitem__(self, index: int) -> dict[str, Any] | UserError:
+        try:
+            return self.stage.prepare(_row(self.rows, index))
+        except UserError as error:  # the loader would wrap its message in a traceback
+            return error
+
+
+def _join(rows: Sequence[Any]) -> Any:
+    return next((row for row in rows if isinstance(row, UserError)), None) or as_columns(rows)
 
 
 def _prepared_batches(
@@ -339,7 +355,10 @@ def _prepared_batches(
         _Rows(stage, rows),  # type: ignore[arg-type]
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=as_columns,
+        collate_fn=_join,
         prefetch_factor=4,
     )
-    yield from loader
+    for batch in loader:
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch

@@ -21,93 +21,16 @@ import pyarrow.parquet as pq
 
 from wildshape.errors import UserError
 from wildshape.files import atomic_path
+from wildshape.schemas import KEYS, SCHEMAS, SPLITS, STATUSES, TRANSFORMS, Column
 
 if TYPE_CHECKING:
     import pandas as pd
 
-STATUSES = (
-    "pending", "ok", "not_found", "rate_limited", "http_error", "timeout", "connection", "truncated",
-    "not_image", "too_small", "too_large", "duplicate", "in_labels",
-)  # fmt: skip
-TRANSFORMS = (
-    "none", "scale_1.1", "scale_1.2", "rot_-20", "rot_-10", "rot_10", "rot_20",
-)  # fmt: skip
-SPLITS = ("train", "val", "test")
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column: its element type and the shape of one cell ("K" and "P" vary by table)."""
-
-    dtype: str
-    shape: tuple[int | str, ...] = ()
-    nullable: bool = False
-
-
-def _text(nullable: bool = False) -> Column:
-    return Column("str", (), nullable)
-
-
-_BOX = Column("float64", (4,))
-_INSTANCE = {
-    "instance_id": _text(),
-    "image_id": _text(nullable=True),
-    "category": _text(),
-    "source_id": _text(nullable=True),
-    "box_xyxy": _BOX,
-    "score": Column("float64", nullable=True),
-    "detector": _text(),
-    "mask_rle": _text(nullable=True),
-    "flags": _text(),
-}
-SCHEMAS: Mapping[str, Mapping[str, Column]] = MappingProxyType(
-    {
-        "images": {
-            "record_id": _text(),
-            "image_id": _text(nullable=True),
-            "path": _text(nullable=True),
-            "url": _text(nullable=True),
-            "source": _text(),
-            "source_id": _text(nullable=True),
-            "width": Column("int64", nullable=True),
-            "height": Column("int64", nullable=True),
-            "phash": _text(nullable=True),
-            "license": _text(nullable=True),
-            "author": _text(nullable=True),
-            "page_url": _text(nullable=True),
-            "status": _text(),
-            "error": _text(nullable=True),
-        },
-        "instances": _INSTANCE,
-        "labels": {
-            **_INSTANCE,
-            "split": _text(),
-            "skeleton": _text(),
-            "xy": Column("float64", ("K", 2), nullable=True),
-            "visible": Column("int64", ("K",)),
-            "camera": Column("float64", (7,), nullable=True),
-        },
-        "keypoints": {
-            "instance_id": _text(),
-            "transform": _text(),
-            "xy": Column("float64", ("K", 2)),
-            "confidence": Column("float64", ("K",)),
-        },
-        "shapes": {
-            "instance_id": _text(),
-            "crop_affine": Column("float64", (6,)),
-            "camera": Column("float64", (7,)),
-            "part_transforms": Column("float64", ("P", 8)),
-        },
-        "selections": {
-            "instance_id": _text(),
-            "criterion": _text(),
-            "value": Column("float64", nullable=True),
-            "rank": Column("int64"),
-        },
-    }
-)
-_KEYS = {"images": "record_id", "instances": "instance_id", "labels": "instance_id"}
+__all__ = [
+    "KEYS", "SCHEMAS", "SPLITS", "STATUSES", "TRANSFORMS", "Column", "Table", "TableError", "concat",
+    "content_hash", "make_image_id", "make_instance_id", "make_record_id", "read_facts", "read_table",
+    "table_hash", "write_table",
+]  # fmt: skip
 
 
 class TableError(UserError):
@@ -125,7 +48,7 @@ def _check(kind: str, columns: Mapping[str, Any]) -> dict[str, np.ndarray]:
     sizes: dict[str, int] = {}
     length = len(columns[next(iter(schema))])
     for name, column in schema.items():
-        array = _as_array(columns[name], column)
+        array = _as_array(columns[name], name, column)
         if len(array) != length:
             raise TableError(f"table {kind}: expected {length} rows in {name}, found {len(array)}")
         if array.ndim != 1 + len(column.shape):
@@ -155,7 +78,7 @@ def _refuse_labelled_nan(xy: np.ndarray, visible: np.ndarray) -> None:
         )
 
 
-def _as_array(values: Any, column: Column) -> np.ndarray:
+def _as_array(values: Any, name: str, column: Column) -> np.ndarray:
     if column.dtype == "str":
         array = np.empty(len(values), dtype=object)
         array[:] = [None if value is None else str(value) for value in values]
@@ -164,6 +87,12 @@ def _as_array(values: Any, column: Column) -> np.ndarray:
     array = np.asarray(values)
     if array.size == 0 and array.ndim != 1 + len(column.shape):
         array = np.zeros((0, *shape))
+    if column.dtype == "float64":
+        array = np.array(array, dtype=np.float64)
+        array[np.isnan(array)] = np.nan  # one NaN of the many, so that the content's hash is stable
+        return array
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise TableError(f"expected whole numbers in {name}, found NaN or infinity (null is -1)")
     return np.array(array, dtype=column.dtype)
 
 
@@ -199,7 +128,7 @@ class Table:
 
     def __post_init__(self) -> None:
         checked = _check(self.kind, self.columns)
-        key = _KEYS.get(self.kind)
+        key = KEYS.get(self.kind)
         if key is not None and len(set(checked[key])) != len(checked[key]):
             values, counts = np.unique(checked[key].astype(str), return_counts=True)
             raise TableError(
@@ -231,12 +160,14 @@ class Table:
         schema = SCHEMAS[kind]
         columns: dict[str, Any] = {}
         for name, column in schema.items():
-            if column.dtype == "str" or not column.nullable or name in rows[0]:
-                columns[name] = [row.get(name) if column.nullable else row[name] for row in rows]
-            else:
+            values = [row.get(name) if column.nullable else row[name] for row in rows]
+            if column.dtype != "str" and any(value is None for value in values):
+                shapes = [np.shape(value) for value in values if value is not None]
                 sizes = (num_keypoints if isinstance(s, str) else s for s in column.shape)
                 fill = -1 if column.dtype == "int64" else np.nan
-                columns[name] = np.full((len(rows), *sizes), fill)
+                null = np.full(shapes[0] if shapes else tuple(sizes), fill)
+                values = [null if value is None else value for value in values]
+            columns[name] = values
         return cls(kind, columns, meta)
 
     def __len__(self) -> int:
@@ -269,7 +200,7 @@ class Table:
 
     def lookup(self, column: str | None = None) -> dict[str, int]:
         """Row by value of a column (by default the id); the last row wins, nulls are left out."""
-        name = column or _KEYS.get(self.kind, "instance_id")
+        name = column or KEYS.get(self.kind, "instance_id")
         return {value: row for row, value in enumerate(self.columns[name]) if value is not None}
 
     def to_pandas(self) -> pd.DataFrame:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from wildshape.errors import UserError
-from wildshape.files import atomic_path, write_json
+from wildshape.files import atomic_write, write_json
 from wildshape.stage import Provenance, describe_change, fingerprint, progress
 
 
@@ -131,8 +131,9 @@ def pick_device(name: str = "auto") -> torch.device:
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Save a checkpoint, whole or not at all."""
-    with atomic_path(path) as temporary:
-        torch.save(dict(state), temporary)
+    # Through a Python file: given a path, torch reports a full disk as a RuntimeError of its own.
+    with atomic_write(path) as handle:
+        torch.save(dict(state), handle)
 
 
 def load_checkpoint(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
@@ -233,7 +234,7 @@ def fit(
     provenance: Provenance,
     extra: Mapping[str, Any],
 ) -> FitResult:
-    """Train, saving `best.pt`, `last.pt`, `metrics.jsonl` and a manifest in `out_dir`; resumes from `last.pt`.
+    """Train, saving `best.pt`, `last.pt`, `metrics.jsonl` and a manifest in `out_dir`; resumable.
 
     Args:
         task: Model, optimiser, data, loss and evaluation.
@@ -332,7 +333,12 @@ def _resume(
     out_dir.mkdir(parents=True, exist_ok=True)
     if not last_path.exists():
         return 0, None
-    state = torch.load(last_path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(last_path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(
+            f"expected a checkpoint in {last_path}; found {type(error).__name__}; remove it to train anew"
+        ) from error
     old = json.loads(state["provenance"])
     if fingerprint(old) != provenance.fingerprint:
         if not config.overwrite:
@@ -367,7 +373,8 @@ class _Log:
                         kept.append(line + "\n")
                 except (ValueError, KeyError):
                     continue  # a line that a kill cut short
-        path.write_text("".join(kept), encoding="utf-8")
+        with atomic_write(path, "w") as handle:
+            handle.writelines(kept)
 
     def __enter__(self) -> _Log:
         self.handle = open(self.path, "a", encoding="utf-8")
@@ -378,5 +385,6 @@ class _Log:
 
     def write(self, **values: float) -> None:
         elapsed = round(time.monotonic() - self.began, 2)
-        self.handle.write(json.dumps({**values, "seconds": elapsed}) + "\n")
+        plain = {name: value if isinstance(value, int) else float(value) for name, value in values.items()}
+        self.handle.write(json.dumps({**plain, "seconds": elapsed}) + "\n")
         self.handle.flush()
