@@ -1,0 +1,108 @@
+"""Measures of keypoints, shared by the 2D and the 3D stages. NumPy only."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def _counting(visible: np.ndarray) -> np.ndarray:
+    visible = np.asarray(visible)
+    return visible if visible.dtype == bool else visible == 2
+
+
+def keypoint_errors(xy: np.ndarray, xy_true: np.ndarray, box_side: np.ndarray) -> np.ndarray:
+    """Distances in units of the box's longer side.
+
+    Args:
+        xy: predictions [N,K,2], in the frame of `xy_true`.
+        xy_true: [N,K,2].
+        box_side: longer side of each instance's box, [N] (or a scalar), in the same unit.
+
+    Returns:
+        [N,K]; NaN where either position is NaN.
+    """
+    distance = np.linalg.norm(np.asarray(xy, float) - np.asarray(xy_true, float), axis=-1)
+    return distance / np.broadcast_to(np.asarray(box_side, float), distance.shape[:1])[:, None]
+
+
+def pck(
+    xy: np.ndarray,
+    xy_true: np.ndarray,
+    visible: np.ndarray,
+    box_side: np.ndarray,
+    thresholds: Sequence[float],
+    strict: bool = False,
+) -> np.ndarray:
+    """Percentage of correct keypoints, as a fraction: how many lie within t * box side of the truth.
+
+    Args:
+        xy: predictions [N,K,2]; NaN counts as missed.
+        xy_true: [N,K,2].
+        visible: [N,K], the keypoints that count: true, or 2 in the tables' integer code.
+        box_side: longer side of each box, [N] or a scalar, in the unit of `xy`.
+        thresholds: T fractions t of the box side.
+        strict: distance < t * side (published ACSM evaluation) in place of <=.
+
+    Returns:
+        [T]; NaN if no keypoint counts.
+    """
+    correct, total = pck_counts(xy, xy_true, visible, box_side, thresholds, strict)
+    with np.errstate(invalid="ignore"):
+        return correct.sum((0, 1)) / total.sum()
+
+
+def pck_counts(
+    xy: np.ndarray,
+    xy_true: np.ndarray,
+    visible: np.ndarray,
+    box_side: np.ndarray,
+    thresholds: Sequence[float],
+    strict: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The terms of `pck` (same arguments) before they are summed, for other groupings.
+
+    Returns:
+        correct [N,K,T] and total [N,K], both 0 or 1.
+    """
+    counts = _counting(visible)
+    error = keypoint_errors(xy, xy_true, box_side)[..., None]
+    within = error < np.asarray(thresholds) if strict else error <= np.asarray(thresholds)
+    return (within & counts[..., None]).astype(np.int64), counts.astype(np.int64)
+
+
+def bootstrap_interval(
+    correct: np.ndarray,
+    total: np.ndarray,
+    samples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Percentile bootstrap interval of sum(correct) / sum(total), instances drawn with replacement.
+
+    Keypoints of one animal err together, so that whole instances are drawn, not keypoints.
+
+    Args:
+        correct: numerators [N,...].
+        total: denominators, [N] or the shape of `correct`.
+        samples: bootstrap draws.
+        level: coverage of the interval.
+        seed: of the draws.
+
+    Returns:
+        Lower and upper bound, each of the shape [...] of one instance; NaN without instances.
+    """
+    correct = np.asarray(correct, float)
+    total = np.asarray(total, float)
+    total = total.reshape(total.shape + (1,) * (correct.ndim - total.ndim))
+    instances = len(correct)
+    if instances == 0 or not total.any():
+        return np.full(correct.shape[1:], np.nan), np.full(correct.shape[1:], np.nan)
+    rng = np.random.default_rng(seed)
+    ratios = np.empty((samples, *correct.shape[1:]))
+    for i in range(samples):
+        times = np.bincount(rng.integers(0, instances, instances), minlength=instances)
+        with np.errstate(invalid="ignore"):
+            ratios[i] = np.tensordot(times, correct, 1) / np.tensordot(times, total, 1)
+    tail = (1 - level) / 2
+    lower, upper = np.nanquantile(ratios, [tail, 1 - tail], axis=0)
+    return lower, upper
