@@ -1,0 +1,163 @@
+"""Finding photos: columns, words, malformed lines, lists of addresses."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+
+import pytest
+
+from prepare_data.metadata import Query, ScanCounts, plural, scan
+from prepare_data.search_metadata import Config, main, run
+from wildshape.errors import UserError
+from wildshape.tables import make_record_id
+
+
+def line(photo_id: int, title="", description="", tags="", marker=0, columns=25, url=None) -> str:
+    url = url or f"http://farm1.staticflickr.com/1/{photo_id}_ab.jpg"
+    fields = [
+        str(photo_id), "1@N00", "Jo%C3%A3o+P", "2008-01-01 00:00:00.0", "1199145600", "Canon", title,
+        description, tags, "", "", "", "", f"http://www.flickr.com/photos/1@N00/{photo_id}/", url,
+        "Attribution License", "http://creativecommons.org/licenses/by/2.0/", "1", "1", "ab", "ab", "jpg",
+        str(marker),
+    ]  # fmt: skip
+    if columns == 25:
+        fields[:1] = ["7", str(photo_id), "0f0f"]
+    assert len(fields) == columns
+    return "\t".join(fields)
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [("cow", "cows"), ("calf", "calves"), ("ox", "oxen"), ("pony", "ponies"), ("donkey", "donkeys"),
+     ("fox", "foxes"), ("finch", "finches"), ("sea cow", "sea cows")],
+)  # fmt: skip
+def test_plural(word, expected):
+    assert plural(word) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("A Cow in a field", "selected"),
+        ("three COWS", "selected"),
+        ("brown_cow-portrait", "selected"),
+        ("Moscow", "no_word"),
+        ("scowl", "no_word"),
+        ("cow2", "no_word"),
+        ("a sea cow", "excluded"),
+        ("sea-cow and cow", "excluded"),
+        ("by the sea\ncow", "selected"),  # tags, title and description do not join to a phrase
+        ("", "no_word"),
+    ],
+)
+def test_verdict(text, verdict):
+    assert Query(["cow"], ["sea cow"]).verdict(text) == verdict
+
+
+def test_accented_words_match_encoded_fields(tmp_path):
+    path = tmp_path / "m.tsv"
+    path.write_text(line(1, title="une+b%C3%AAte+noire") + "\n" + line(2, title="beta") + "\n")
+    found = list(scan(path, Query(["bête"]), ScanCounts()))
+    assert [photo.source_id for photo in found] == ["1"]
+
+
+@pytest.mark.parametrize("columns", [23, 25])
+@pytest.mark.parametrize("opener", [open, gzip.open, bz2.open])
+def test_metadata_selects_and_counts(tmp_path, columns, opener):
+    lines = [
+        line(1, title="My+cow", columns=columns),
+        line(2, description="two%20cows%2C+%3Ca+href%3D%22x%22%3Egrazing%3C%2Fa%3E", columns=columns),
+        line(3, tags="farm,highland+cattle", columns=columns),
+        line(4, title="Moscow", columns=columns),
+        line(5, title="cow", tags="red+bull", columns=columns),
+        line(6, title="cow+video", marker=1, columns=columns),
+        "3\tbroken line about a cow",
+        line(7, title="cow", columns=columns).replace("\t0", "\tx") if columns == 23 else "cow",
+        line(8, title="cow", columns=columns, url="not-an-address"),
+        line(1, title="My+cow", columns=columns),
+        "",
+    ]
+    path = tmp_path / "metadata"
+    with opener(path, "wb") as handle:
+        handle.write("\n".join(lines).encode())
+    counts = ScanCounts()
+    photos = list(scan(path, Query(["cow", "cattle"], ["red bull"]), counts))
+    assert [photo.source_id for photo in photos] == ["1", "2", "3", "1"]
+    assert (counts.lines, counts.malformed, counts.videos) == (10, 3, 1)
+    assert (counts.no_word, counts.excluded) == (1, 1)
+    assert counts.malformed_lines[0] == "metadata:7: expected 23 or 25 columns, found 2"
+    first = photos[0]
+    assert first.author == "João P" and first.license == "Attribution License"
+    assert first.page_url == "http://www.flickr.com/photos/1@N00/1/"
+
+
+def test_lists_of_addresses(tmp_path):
+    (tmp_path / "a.txt").write_text(
+        "# mine\nhttp://x.org/1.jpg\n\nftp://x.org/2.jpg\nhttps://x.org/3.jpg\n"
+    )
+    (tmp_path / "b.csv").write_text(
+        'id,URL,license\n9,http://x.org/4.jpg,CC0\n8,,CC0\n"7","http://x.org/5,a.jpg",\n'
+    )
+    records = [
+        {"item_download_url": "http://x.org/6.jpg", "photo_id": 6},
+        {"other": 1},
+        "http://x.org/7.jpg",
+    ]
+    (tmp_path / "c.json").write_text("\n".join(json.dumps(r) for r in records) + "\n{broken\n")
+    counts, found = ScanCounts(), []
+    for name in ("a.txt", "b.csv", "c.json"):
+        found += scan(tmp_path / name, Query(["cow"]), counts)
+    assert [photo.url.rpartition("/")[2] for photo in found] == [
+        "1.jpg", "3.jpg", "4.jpg", "5,a.jpg", "6.jpg", "7.jpg",
+    ]  # fmt: skip
+    assert (found[2].source_id, found[2].license) == ("9", "CC0")
+    assert found[4].source_id == "6"
+    assert counts.lines == 10 and counts.malformed == 4
+
+
+def test_run_writes_candidates(workspace, capsys):
+    workspace.metadata_dir.mkdir(parents=True)
+    path = workspace.metadata_dir / "yfcc.tsv"
+    path.write_text(
+        "\n".join([line(1, title="cow"), "broken", line(2, tags="heifers"), line(1, title="cow")])
+    )
+    metrics = run(Config(category="cow"), workspace)
+    assert (metrics["selected"], metrics["malformed"], metrics["repeated"]) == (2, 1, 1)
+    out = capsys.readouterr().out
+    assert "2 photos of 4 lines (1 repeated, 1 malformed)" in out and "yfcc.tsv:2" in out
+    table = workspace.load("candidates")
+    assert list(table["status"]) == ["pending"] * 2
+    assert table["record_id"][0] == make_record_id("yfcc100m", "1")
+    assert table["width"].tolist() == [-1, -1]
+    path.write_text(line(3, title="cow"))
+    with pytest.raises(UserError, match="--overwrite"):
+        run(Config(category="cow"), workspace)
+    assert run(Config(category="cow", overwrite=True), workspace)["selected"] == 1
+
+
+def test_what_the_user_can_mend(workspace, tmp_path, capsys):
+    root = ["--category", "cow", "--data-root", str(workspace.root)]
+    assert main(root) == 2
+    assert "expected metadata files" in capsys.readouterr().err
+    empty = tmp_path / "m.tsv"
+    empty.write_text(line(1, title="Moscow") + "\nbroken\n")
+    assert main([*root, "--metadata", str(empty)]) == 2
+    assert "found none in 2 lines of 1 files (1 malformed" in capsys.readouterr().err
+    cut = tmp_path / "cut.gz"
+    cut.write_bytes(gzip.compress((line(1, title="cow") + "\n").encode() * 50)[:-20])
+    assert main([*root, "--metadata", str(cut)]) == 2
+    assert "cut.gz: expected a readable file" in capsys.readouterr().err
+    table = tmp_path / "list.csv"
+    table.write_text("name,size\na,1\n")
+    assert main([*root, "--metadata", str(table)]) == 2
+    assert "expected a column named one of" in capsys.readouterr().err
+    assert not workspace.table_path("candidates").exists()
+
+
+def test_limit(workspace, tmp_path):
+    path = tmp_path / "u.txt"
+    path.write_text("".join(f"http://x.org/{i}.jpg\n" for i in range(10)))
+    config = Config(category="cow", metadata=(path,), limit=3)
+    assert run(config, workspace)["selected"] == 3
