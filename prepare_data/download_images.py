@@ -1,0 +1,185 @@
+"""Download the photos that were found, verify them, and drop near-duplicates.
+
+Writes the downloads table (a status for every address) and from it the images table (in which
+near-duplicates and images of the labelled set are marked).
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prepare_data.downloader import DownloadStage, StoreConfig, resume, sweep
+from prepare_data.fetch import USER_AGENT, FetchConfig
+from prepare_data.pool import make_pool
+from wildshape.cli import CommonConfig, say, script_main
+from wildshape.errors import UserError
+from wildshape.near_duplicates import MAX_DISTANCE
+from wildshape.stage import (
+    MapOptions,
+    Provenance,
+    fingerprint,
+    input_hashes,
+    run_map,
+    run_reduce,
+)
+from wildshape.tables import STATUSES, Table, read_facts, read_table
+from wildshape.workspace import Workspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(CommonConfig):
+    """Download the photos that search_metadata found."""
+
+    concurrency: int = 64
+    """Requests in flight at once."""
+    timeout: float = 30.0
+    """Seconds for one attempt at an address."""
+    retries: int = 4
+    """Further attempts at an address that fails for a passing reason."""
+    max_retry_after: float = 120.0
+    """Longest wait in seconds that a server may ask for with Retry-After."""
+    max_megabytes: float = 32.0
+    """Largest file to accept."""
+    min_side: int = 64
+    """Least length in pixels of an image's shorter side."""
+    max_distance: int = MAX_DISTANCE
+    """Bits of the perceptual hash, out of 64, by which near-duplicates may differ."""
+    user_agent: str = USER_AGENT
+    """How to introduce ourselves to servers; say here how you can be reached."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        least = {"concurrency": 1, "retries": 0, "timeout": 0.001, "min_side": 1, "max_distance": 0}
+        for name, value in least.items():
+            if not getattr(self, name) >= value:
+                raise UserError(f"--{name}: expected at least {value}; found {getattr(self, name)}")
+
+    @property
+    def fetch(self) -> FetchConfig:
+        """How to fetch."""
+        return FetchConfig(
+            concurrency=self.concurrency,
+            timeout=self.timeout,
+            retries=self.retries,
+            max_retry_after=self.max_retry_after,
+            max_bytes=int(self.max_megabytes * 1e6),
+            user_agent=self.user_agent,
+        )
+
+
+def differs(out: Path, provenance: Provenance) -> bool:
+    """Whether a table is there that other settings made."""
+    return out.exists() and fingerprint(read_facts(out)["provenance"]) != provenance.fingerprint
+
+
+def finish_pool(downloads: Table, workspace: Workspace, max_distance: int, *, overwrite: bool) -> Table:
+    """Write the images table: the downloads with near-duplicates and labelled images marked."""
+    return run_reduce(
+        lambda: make_pool(downloads, workspace, max_distance),
+        workspace.table_path("images"),
+        pool_provenance(workspace, max_distance),
+        overwrite=overwrite,
+    )
+
+
+def pool_provenance(workspace: Workspace, max_distance: int) -> Provenance:
+    """What the images table depends on."""
+    labelled = workspace.table_path("labelled_images")
+    inputs = [workspace.table_path("downloads"), *([labelled] if labelled.exists() else [])]
+    hashes = input_hashes(workspace.root, *inputs)
+    return Provenance("download_images", {"max_distance": max_distance}, hashes)
+
+
+def by_status(table: Table) -> dict[str, int]:
+    """Rows by status, in the order of `STATUSES`."""
+    counts = Counter(table["status"])
+    return {status: counts[status] for status in STATUSES if counts[status]}
+
+
+def download(config: Config, workspace: Workspace, provenance: Provenance) -> tuple[Table, Any]:
+    """Run the download stage; returns the downloads table and, if there was work, the stage."""
+    candidates = workspace.load("candidates", "download_images")
+    out = workspace.table_path("downloads")
+    place = StoreConfig(
+        workspace.root, workspace.images_dir, out.with_suffix(".journal.jsonl"), config.min_side
+    )
+    stages: list[DownloadStage] = []
+
+    def factory() -> DownloadStage:
+        finished = read_table(out, "images").rows() if out.exists() else ()
+        sweep(place.images_dir)
+        known = resume(place, provenance.fingerprint, finished)
+        stages.append(DownloadStage(config.fetch, place, known, list(candidates.rows())))
+        return stages[0]
+
+    # downloads that are as they should be are not made again when only the pool is out of date
+    only_pool = (
+        out.exists()
+        and not differs(out, provenance)
+        and workspace.table_path("images").exists()
+        and differs(workspace.table_path("images"), pool_provenance(workspace, config.max_distance))
+    )
+    overwrite = config.overwrite and not only_pool
+    options = MapOptions(overwrite=overwrite, title="download_images")
+    try:
+        table = run_map(factory, candidates, out, "images", provenance, options=options)
+    finally:
+        for stage in stages:
+            stage.close()
+    place.journal.unlink(missing_ok=True)
+    return table, stages[0] if stages else None
+
+
+def run(config: Config, workspace: Workspace) -> dict[str, Any]:
+    """Download, write the downloads and images tables, and return the counts by status.
+
+    Raises:
+        UserError: if nothing was searched, no address gave an image, or the tables were made with
+            other settings.
+    """
+    candidates = workspace.require(
+        workspace.table_path("candidates"), workspace.made_by("candidates"), "download_images"
+    )
+    provenance = Provenance(
+        "download_images",
+        {"min_side": config.min_side, "max_megabytes": config.max_megabytes},
+        input_hashes(workspace.root, candidates),
+    )
+    start = time.perf_counter()
+    downloads, stage = download(config, workspace, provenance)
+    seconds = time.perf_counter() - start
+    images = finish_pool(downloads, workspace, config.max_distance, overwrite=config.overwrite)
+    metrics: dict[str, Any] = {"addresses": len(images), "by_status": by_status(images)}
+    if stage is not None:
+        metrics |= {
+            "fetched": stage.fetched,
+            "bytes": stage.bytes,
+            "seconds": round(seconds, 3),
+            "addresses_per_second": round(stage.fetched / seconds, 1),
+        }
+    workspace.write_metrics("download_images", metrics)
+    counts = ", ".join(f"{count} {status}" for status, count in metrics["by_status"].items())
+    rate = f"; {stage.fetched} fetched in {seconds:.1f} s" if stage else " (done before)"
+    say(f"download_images: {len(images)} addresses: {counts}{rate}")
+    if "ok" not in metrics["by_status"]:
+        errors = Counter(error for error in images["error"] if error).most_common(1)
+        raise UserError(
+            f"expected images from {len(images)} addresses; found none ({counts}; most often: "
+            f"{errors[0][0] if errors else 'no reason'}); try again with --overwrite"
+        )
+    return metrics
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the script."""
+    return script_main(Config, run, argv, prog="download_images")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,228 @@
+"""The download stage: addresses in, image files and a status for each address out."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prepare_data.fetch import FetchConfig, Fetcher
+from prepare_data.imagefile import BadImage, inspect_image
+from prepare_data.journal import Journal, read_journal, rewrite_journal
+from wildshape.files import atomic_path
+from wildshape.stage import MapStage
+
+_AHEAD = 4096
+_RESULT = ("image_id", "path", "width", "height", "phash", "status", "error")
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.\w+")
+_HEADER = "settings"
+
+
+@dataclass(frozen=True)
+class StoreConfig:
+    """Where images go, and which.
+
+    Attributes:
+        root: The data root, which paths in the table are relative to.
+        images_dir: Folder of the images: `<ab>/<image_id>.<suffix>` in it.
+        journal: File that records every finished address.
+        min_side: Least length in pixels of an image's shorter side.
+    """
+
+    root: Path
+    images_dir: Path
+    journal: Path
+    min_side: int = 64
+
+
+def store(record_id: str, body: bytes, config: StoreConfig, journal: Journal) -> dict[str, Any]:
+    """Verify an image, write it and record it; returns its result columns.
+
+    The record goes before the file's final name: a file that is there is always on record, so a
+    kill at any point never leads to fetching an image again whose file is there.
+    """
+    try:
+        facts = inspect_image(body, config.min_side)
+    except BadImage as error:
+        return _record(journal, record_id, _failure(error.status, str(error)))
+    name = f"{facts.image_id}{facts.suffix}"
+    path = config.images_dir / facts.image_id[1:3] / name
+    result = {
+        "image_id": facts.image_id,
+        "path": path.relative_to(config.root).as_posix(),
+        "width": facts.width,
+        "height": facts.height,
+        "phash": facts.phash,
+        "status": "ok",
+        "error": None,
+    }
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(body)
+        _record(journal, record_id, result)
+    return result
+
+
+def _record(journal: Journal, record_id: str, result: dict[str, Any]) -> dict[str, Any]:
+    journal.append({"record_id": record_id, **result})
+    return result
+
+
+def _failure(status: str, error: str | None) -> dict[str, Any]:
+    return {
+        "image_id": None,
+        "path": None,
+        "width": -1,
+        "height": -1,
+        "phash": None,
+        "status": status,
+        "error": error,
+    }
+
+
+def resume(
+    config: StoreConfig, settings: str, finished: Iterable[Mapping[str, Any]] = ()
+) -> dict[str, dict[str, Any]]:
+    """Results that need not be fetched again, by record id; starts the journal with them.
+
+    Kept are images whose file is there, from an unfinished run or from a finished table, and the
+    failures of an unfinished run with the same settings.
+
+    Args:
+        config: Where images and the journal are.
+        settings: Fingerprint of the run's settings.
+        finished: Rows of an earlier downloads table.
+    """
+    old = read_journal(config.journal, "record_id")
+    same = old.pop("", {}).get(_HEADER) == settings
+    rows = [{"record_id": row["record_id"], **{k: row[k] for k in _RESULT}} for row in finished]
+    known: dict[str, dict[str, Any]] = {}
+    for row in [*rows, *old.values()]:
+        row = {key: int(value) if key in ("width", "height") else value for key, value in row.items()}
+        if row["status"] == "ok":
+            small = min(row["width"], row["height"]) < config.min_side
+            keep = not small and _is_there(config.root / str(row["path"]))
+        else:
+            keep = same and row["record_id"] in old
+        if keep:
+            known[row["record_id"]] = row
+    rewrite_journal(config.journal, [{"record_id": "", _HEADER: settings}, *known.values()])
+    return {key: {name: row[name] for name in _RESULT} for key, row in known.items()}
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except OSError:
+        return False
+
+
+def sweep(images_dir: Path) -> int:
+    """Remove the half-written files that a killed run left; returns how many."""
+    left = [path for path in images_dir.glob("*/.*") if _TEMPORARY.fullmatch(path.name)]
+    for path in left:
+        path.unlink()
+    return len(left)
+
+
+class DownloadStage(MapStage):
+    """Images rows with an address in, the same rows with a status and, for images, a file out.
+
+    Requests run in a thread of their own, ahead of the batch that is asked for, so that a slow
+    address holds up no others.
+
+    Args:
+        fetch: How to fetch.
+        config: Where to store.
+        known: Results that are there already, by record id.
+        ahead: All rows that will come, in their order; without it, only the batch's own requests
+            run at once.
+    """
+
+    def __init__(
+        self,
+        fetch: FetchConfig,
+        config: StoreConfig,
+        known: Mapping[str, Mapping[str, Any]] | None = None,
+        ahead: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        self._fetch, self._config, self._known = fetch, config, known or {}
+        self._ahead = ahead
+        self._places = {row["record_id"]: place for place, row in enumerate(ahead)}
+        self._next = 0
+        self._pending: dict[str, Future[dict[str, Any]]] = {}
+        self._journal = Journal(config.journal)
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix="decode")
+        self._loop = asyncio.new_event_loop()
+        self._fetcher: Fetcher | None = None
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self.fetched = 0
+        self.bytes = 0
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+        """The batch's rows, done."""
+        rows = list(zip(batch["record_id"], batch["url"]))
+        for record_id, url in rows:
+            self._submit(record_id, url)
+        self._submit_ahead(rows[-1][0])
+        results = [self._pending.pop(record_id).result() for record_id, _ in rows]
+        return {**batch, **{name: [result[name] for result in results] for name in _RESULT}}
+
+    def _submit_ahead(self, last: str) -> None:
+        self._next = max(self._next, self._places.get(last, len(self._ahead)) + 1)
+        while self._next < len(self._ahead) and len(self._pending) < _AHEAD:
+            row = self._ahead[self._next]
+            self._submit(row["record_id"], row["url"])
+            self._next += 1
+
+    def _submit(self, record_id: str, url: str | None) -> None:
+        if record_id in self._pending:
+            return
+        if record_id in self._known:
+            future: Future[dict[str, Any]] = Future()
+            future.set_result(dict(self._known[record_id]))
+        else:
+            future = asyncio.run_coroutine_threadsafe(self._one(record_id, url), self._loop)
+        self._pending[record_id] = future
+
+    async def _one(self, record_id: str, url: str | None) -> dict[str, Any]:
+        if self._fetcher is None:
+            # what is fetched and not yet decoded stays in memory, so its amount is bounded
+            self._bodies = asyncio.Semaphore(4 * self._fetch.concurrency)
+            self._fetcher = await Fetcher(self._fetch).__aenter__()
+        if url is None:
+            return _record(self._journal, record_id, _failure("http_error", "expected an address"))
+        async with self._bodies:
+            fetched = await self._fetcher.get(url)
+            self.fetched += 1
+            self.bytes += len(fetched.body)
+            if fetched.status != "ok":
+                return _record(self._journal, record_id, _failure(fetched.status, fetched.error))
+            arguments = (record_id, fetched.body, self._config, self._journal)
+            return await self._loop.run_in_executor(self._pool, store, *arguments)
+
+    def close(self) -> None:
+        """Stop all requests; what is being written is finished."""
+        if self._loop.is_closed():
+            return
+        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result()
+        self._pool.shutdown(wait=True)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self._journal.close()
+
+    async def _stop(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        if self._fetcher is not None:
+            await self._fetcher.__aexit__(None, None, None)

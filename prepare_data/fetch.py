@@ -1,0 +1,202 @@
+"""Fetch addresses politely: many at once, with retries, back-off, time-outs and a size limit."""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import random
+import time
+import urllib.request
+from dataclasses import dataclass
+from types import TracebackType
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from wildshape.stage import package_version
+
+USER_AGENT = f"wildshape/{package_version()} (animal-shape research; downloads photos for training)"
+_RETRIED = {408, 425, 429, 500, 502, 503, 504}
+_CHUNK = 1 << 16
+
+
+@dataclass(frozen=True)
+class FetchConfig:
+    """How to fetch.
+
+    Attributes:
+        concurrency: Requests in flight at once.
+        timeout: Seconds for one attempt, from connecting to the last byte.
+        connect_timeout: Seconds to connect.
+        retries: Further attempts after the first one.
+        backoff: Seconds before the first retry; doubles with each, with jitter of half to one.
+        max_backoff: Longest back-off in seconds.
+        max_retry_after: Longest wait in seconds that a server's Retry-After may ask for; beyond it
+            the address is given up as `rate_limited`.
+        max_bytes: Size limit of a body.
+        user_agent: Who asks.
+    """
+
+    concurrency: int = 64
+    timeout: float = 30.0
+    connect_timeout: float = 10.0
+    retries: int = 4
+    backoff: float = 0.5
+    max_backoff: float = 30.0
+    max_retry_after: float = 120.0
+    max_bytes: int = 32 * 1024 * 1024
+    user_agent: str = USER_AGENT
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """The outcome for one address: status `ok` and a body, or a status and its reason."""
+
+    status: str
+    body: bytes = b""
+    error: str | None = None
+    attempts: int = 1
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    fetched: Fetched
+    retry: bool = False
+    retry_after: float | None = None
+
+
+def parse_retry_after(value: str | None, now: float | None = None) -> float | None:
+    """Seconds to wait by a Retry-After header (RFC 9110, section 10.2.3): a number or a date.
+
+    None if the header is absent or is neither; a date gone by gives 0.
+    """
+    if value is None:
+        return None
+    value = value.strip()
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        when = email.utils.parsedate_to_datetime(value)
+    except (TypeError, ValueError):
+        return None
+    return max(0.0, when.timestamp() - (time.time() if now is None else now))
+
+
+class Fetcher:
+    """Fetches addresses; use as an async context manager.
+
+    A server that answers with Retry-After is left alone for that long by every request to the same
+    host. A request that waits holds no slot, so that others go on.
+    """
+
+    def __init__(self, config: FetchConfig) -> None:
+        self.config = config
+        self._random = random.Random()
+        self._pauses: dict[str, float] = {}
+        self._proxies = urllib.request.getproxies()
+
+    async def __aenter__(self) -> Fetcher:
+        """Open the connections' pool."""
+        config = self.config
+        self._slots = asyncio.Semaphore(config.concurrency)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=config.concurrency, ttl_dns_cache=300),
+            timeout=aiohttp.ClientTimeout(
+                total=config.timeout, sock_connect=min(config.connect_timeout, config.timeout)
+            ),
+            headers={"User-Agent": config.user_agent, "Accept": "image/*,*/*;q=0.5"},
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close all connections."""
+        await self._session.close()
+
+    async def get(self, url: str) -> Fetched:
+        """Fetch one address; every outcome is a `Fetched`, none an exception."""
+        try:
+            host = urlsplit(url).netloc
+        except ValueError as error:
+            return Fetched("http_error", error=f"expected an address; found {url} ({error})")
+        attempts = 0
+        while True:
+            while (wait := self._pauses.get(host, 0.0) - time.monotonic()) > 0:
+                await asyncio.sleep(wait)
+            async with self._slots:
+                if self._pauses.get(host, 0.0) > time.monotonic():
+                    continue
+                attempts += 1
+                attempt = await self._attempt(url)
+            wait = self._wait_after(attempt, attempts)
+            if attempt.retry_after is not None and wait is not None:
+                until = time.monotonic() + attempt.retry_after
+                self._pauses[host] = max(self._pauses.get(host, 0.0), until)
+            if wait is None:
+                done = attempt.fetched
+                return Fetched(done.status, done.body, done.error, attempts)
+            await asyncio.sleep(wait)
+
+    def _wait_after(self, attempt: _Attempt, attempts: int) -> float | None:
+        """Seconds before the next attempt, or None if there is none."""
+        config = self.config
+        if not attempt.retry or attempts > config.retries:
+            return None
+        backoff = min(config.max_backoff, config.backoff * 2 ** (attempts - 1))
+        backoff *= self._random.uniform(0.5, 1.0)
+        if attempt.retry_after is None:
+            return backoff
+        if attempt.retry_after > config.max_retry_after:
+            return None
+        # the jitter keeps those that waited for the same host from returning all at once
+        return attempt.retry_after + min(backoff, 0.25)
+
+    async def _attempt(self, url: str) -> _Attempt:
+        try:
+            async with self._session.get(url, proxy=self._proxy(url)) as response:
+                if response.status != 200:
+                    return _refusal(response)
+                body = bytearray()
+                async for chunk in response.content.iter_chunked(_CHUNK):
+                    body += chunk
+                    if len(body) > self.config.max_bytes:
+                        reason = f"more than {self.config.max_bytes} bytes"
+                        return _Attempt(Fetched("too_large", error=reason))
+                return _Attempt(Fetched("ok", bytes(body)))
+        except TimeoutError as error:  # aiohttp's time-outs derive from it
+            reason = str(error) or f"no answer in {self.config.timeout:g} s"
+            return _Attempt(Fetched("timeout", error=reason), retry=True)
+        except aiohttp.ClientPayloadError as error:
+            return _Attempt(Fetched("truncated", error=_first_line(error)), retry=True)
+        except (aiohttp.InvalidURL, aiohttp.TooManyRedirects, ValueError) as error:
+            return _Attempt(Fetched("http_error", error=_first_line(error)))
+        except (aiohttp.ClientError, OSError) as error:
+            return _Attempt(Fetched("connection", error=_first_line(error)), retry=True)
+
+    def _proxy(self, url: str) -> str | None:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        if host in ("localhost", "127.0.0.1", "::1") or urllib.request.proxy_bypass(host):
+            return None
+        return self._proxies.get(parts.scheme)
+
+
+def _refusal(response: aiohttp.ClientResponse) -> _Attempt:
+    code = response.status
+    reason = f"HTTP {code} {response.reason or ''}".strip()
+    status = {404: "not_found", 410: "not_found", 429: "rate_limited"}.get(code, "http_error")
+    header = response.headers.get("Retry-After")
+    wait = parse_retry_after(header) if code in (429, 503) else None
+    if header is not None and code in (429, 503):
+        reason += f", Retry-After: {header}"
+    return _Attempt(Fetched(status, error=reason), code in _RETRIED, wait)
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return f"{type(error).__name__}: {text.splitlines()[0][:200]}"
