@@ -1,0 +1,207 @@
+"""COCO keypoints, in and out.
+
+COCO counts from the pixel's edge: keypoints and boxes shift by -.5 on import and back on export.
+Keypoints are mapped by name onto the category's skeleton. Crowd annotations are left out, since they
+are no single animal.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wildshape.errors import UserError
+from wildshape.files import read_json, write_json
+from wildshape.formats.labelled import LabelRecord, map_keypoints, map_names
+from wildshape.formats.masks import encode_segmentation, mask_area
+from wildshape.geometry import xywh_to_xyxy, xyxy_to_xywh
+from wildshape.skeleton import Skeleton
+from wildshape.tables import Table
+from wildshape.workspace import Workspace
+
+SOURCE = "coco"
+_SHIFT = 0.5
+
+
+def read_records(
+    path: Path, workspace: Workspace, source_category: str | None = None
+) -> tuple[list[LabelRecord], Counter[str]]:
+    """The labels of one category, and how many were left out by reason.
+
+    Raises:
+        UserError: no such category, keypoints that do not fit, or not this format.
+    """
+    data = read_json(path)
+    dropped: Counter[str] = Counter()
+    try:
+        category = _find_category(data["categories"], workspace, source_category, path)
+        names = _keypoint_names(category, workspace.category.skeleton)
+        mapping = map_names(workspace.category.skeleton, names, str(path))
+        images = {image["id"]: image for image in data["images"]}
+        records = []
+        for annotation in data["annotations"]:
+            if annotation["category_id"] != category["id"]:
+                continue
+            if annotation.get("iscrowd"):
+                dropped["crowd annotation"] += 1
+            elif annotation["image_id"] not in images:
+                dropped["annotation without an image entry"] += 1
+            else:
+                image = images[annotation["image_id"]]
+                records.append(_record(annotation, image, len(names), mapping, path))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{path}: expected COCO's images, annotations and categories; found a problem at {error!r}"
+        ) from None
+    return records, dropped
+
+
+def _find_category(
+    categories: list[dict[str, Any]], workspace: Workspace, source_category: str | None, path: Path
+) -> dict[str, Any]:
+    spec = workspace.category
+    wanted = [source_category] if source_category else [spec.name, spec.coco_label, *spec.synonyms]
+    by_name = {str(node["name"]).lower(): node for node in categories}
+    for name in wanted:
+        if name and name.lower() in by_name:
+            return by_name[name.lower()]
+    found = ", ".join(sorted(by_name)) or "none"
+    raise UserError(
+        f"{path}: expected category {wanted[0]}; found {found}; run: with --source_category NAME"
+    )
+
+
+def _keypoint_names(category: dict[str, Any], skeleton: Skeleton) -> list[str]:
+    names = category.get("keypoints")
+    return [str(name) for name in names] if names else list(skeleton.keypoints)
+
+
+def _record(
+    annotation: dict[str, Any],
+    image: dict[str, Any],
+    count: int,
+    mapping: np.ndarray,
+    path: Path,
+) -> LabelRecord:
+    name = annotation.get("id", annotation["image_id"])
+    keypoints = np.asarray(annotation.get("keypoints") or np.zeros(3 * count), dtype=np.float64)
+    if keypoints.shape != (3 * count,):
+        raise UserError(
+            f"{path}: expected {count} keypoints (x, y, v) as its category names; found {keypoints.size} "
+            f"numbers in annotation {name}"
+        )
+    keypoints = keypoints.reshape(count, 3)
+    if not np.isfinite(keypoints).all():
+        raise UserError(f"{path}: expected finite keypoints; found NaN in annotation {name}")
+    visible = keypoints[:, 2].astype(np.int64)
+    if not np.isin(visible, (0, 1, 2)).all():
+        raise UserError(f"{path}: expected visibility 0, 1 or 2; found other in annotation {name}")
+    xy, visible = map_keypoints(keypoints[:, :2] - _SHIFT, visible, mapping)
+    size = (int(image["width"]), int(image["height"])) if "width" in image else None
+    mask = None
+    if annotation.get("segmentation") and size is not None:
+        try:
+            mask = encode_segmentation(annotation["segmentation"], size[1], size[0])
+        except ValueError as error:
+            raise UserError(
+                f"{path}: expected a segmentation; found {error} in annotation {name}"
+            ) from None
+    return LabelRecord(
+        image_name=str(image["file_name"]),
+        source_id=str(name),
+        box_xyxy=xywh_to_xyxy(np.asarray(annotation["bbox"], dtype=np.float64).reshape(4)) - _SHIFT,
+        xy=xy,
+        visible=visible,
+        mask_rle=mask,
+        size=size,
+    )
+
+
+def image_folder(path: Path) -> Path:
+    """Where the pictures lie: `images` beside the file or one folder up, else the file's own folder."""
+    for folder in (path.parent / "images", path.parent.parent / "images"):
+        if folder.is_dir():
+            return folder
+    return path.parent
+
+
+def export_labels(labels: Table, images: Table, skeleton: Skeleton, out: Path) -> dict[str, int]:
+    """Write labels as a COCO keypoint file for each split, `<category>_<split>.json`.
+
+    Ids that are numbers in the source are kept where they are distinct; the mask's area is that of
+    the annotation, or the box's where there is no mask.
+
+    Returns:
+        Annotations written, by file name.
+    """
+    by_image = {row["image_id"]: row for row in images.rows()}
+    category = {
+        "id": 1,
+        "name": str(labels["category"][0]) if len(labels) else "animal",
+        "supercategory": "animal",
+        "keypoints": list(skeleton.keypoints),
+        "skeleton": [[a + 1, b + 1] for a, b in skeleton.edges],
+    }
+    annotation_ids = _numbers(labels["source_id"])
+    image_ids = {image: n for n, image in enumerate(dict.fromkeys(labels["image_id"]), start=1)}
+    written = {}
+    for split in dict.fromkeys(labels["split"]):
+        rows = np.flatnonzero(labels["split"] == split)
+        names = dict.fromkeys(labels["image_id"][rows])
+        content = {
+            "info": {"description": f"wildshape labels, {category['name']}, {split}"},
+            "licenses": [],
+            "categories": [category],
+            "images": [_image_entry(image_ids[name], by_image.get(name, {}), name) for name in names],
+            "annotations": [
+                _annotation(labels, row, annotation_ids[row], image_ids[labels["image_id"][row]])
+                for row in rows
+            ],
+        }
+        file_name = f"{category['name']}_{split}.json"
+        write_json(out / file_name, content)
+        written[file_name] = len(rows)
+    return written
+
+
+def _image_entry(number: int, row: dict[str, Any], image_id: str) -> dict[str, Any]:
+    path = row.get("path")
+    name = row.get("source_id") or (Path(path).name if path else image_id)
+    entry = {"id": number, "file_name": name}
+    if row.get("width", -1) > 0:
+        entry.update(width=row["width"], height=row["height"])
+    return entry
+
+
+def _annotation(labels: Table, row: int, number: int, image_number: int) -> dict[str, Any]:
+    import json
+
+    visible = labels["visible"][row]
+    xy = np.where((visible > 0)[:, None], labels["xy"][row] + _SHIFT, 0.0)
+    box = xyxy_to_xywh(labels["box_xyxy"][row])
+    box[:2] += _SHIFT
+    mask = labels["mask_rle"][row]
+    entry = {
+        "id": number,
+        "image_id": image_number,
+        "category_id": 1,
+        "bbox": box,
+        "area": float(box[2] * box[3]) if mask is None else mask_area(mask),
+        "iscrowd": 0,
+        "keypoints": np.concatenate([xy, visible[:, None]], axis=1).reshape(-1),
+        "num_keypoints": int((visible > 0).sum()),
+    }
+    if mask is not None:
+        entry["segmentation"] = json.loads(mask)
+    return entry
+
+
+def _numbers(source_ids: np.ndarray) -> list[int]:
+    if all(value is not None and value.isdecimal() for value in source_ids):
+        numbers = [int(value) for value in source_ids]
+        if len(set(numbers)) == len(numbers):
+            return numbers
+    return list(range(1, len(source_ids) + 1))
