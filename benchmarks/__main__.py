@@ -1,0 +1,29 @@
+"""`python -m benchmarks [NAME ...]`: run the short benchmarks, or those that are named."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+LONG = ("pseudo_labels",)
+
+
+def main(names: list[str]) -> int:
+    """Run benchmarks by name; without names all but the long ones."""
+    folder = Path(__file__).parent
+    known = sorted(
+        path.stem for path in folder.glob("*.py") if path.stem not in ("__init__", "__main__", "machine")
+    )
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        print(f"unknown benchmark {unknown[0]}; there are: {', '.join(known)}", file=sys.stderr)
+        return 2
+    for name in names or [name for name in known if name not in LONG]:
+        print(f"== {name}", flush=True)
+        importlib.import_module(f"benchmarks.{name}").main([])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

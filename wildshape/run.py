@@ -1,0 +1,316 @@
+"""`wildshape run`: the whole sequence for one category, resuming wherever it stopped.
+
+Every step is a command of its own; this module only calls them in order, with settings that fit the
+machine, and times them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from wildshape.cli import CommonConfig, say, script_main
+from wildshape.errors import UserError
+from wildshape.files import read_json, write_json
+from wildshape.workspace import Workspace
+
+CRITERIA = ("kpconf", "cf_mt", "cf_cm", "cf_cm2")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of the networks and lengths of the trainings.
+
+    Attributes:
+        backbone: ResNet of the pose network.
+        aux_backbone: ResNet of the second pose network, with which CF-CM compares.
+        head_channels: Width of the pose networks' heads.
+        pose_image_size: Side of their square input, in pixels.
+        pose_steps: Their optimiser steps.
+        pose_batch_size: Their items a step.
+        acsm_image_size: Side of ACSM's square input, in pixels.
+        acsm_steps: Its optimiser steps, the same in every arm.
+        acsm_batch_size: Its items a step.
+        selection_num: Pseudo-labels that a criterion keeps.
+    """
+
+    backbone: str
+    aux_backbone: str
+    head_channels: int
+    pose_image_size: int
+    pose_steps: int
+    pose_batch_size: int
+    acsm_image_size: int
+    acsm_steps: int
+    acsm_batch_size: int
+    selection_num: int
+
+
+SIZES = {
+    "full": Sizes("resnet50", "resnet34", 256, 256, 10_000, 32, 256, 20_000, 12, 1000),
+    "cpu": Sizes("resnet18", "resnet34", 64, 128, 160, 32, 96, 1000, 12, 300),
+    "miniature": Sizes("resnet18", "resnet18", 16, 64, 6, 8, 64, 6, 8, 10),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(CommonConfig):
+    """Run the whole pipeline for one category; run it again to continue."""
+
+    labels: str | None = None
+    """Where labels come from: animal_pose:DIR, coco:FILE, animals3d:DIR or diorama."""
+    split_seed: int = 0
+    """Seed of the train/val/test split of imported labels."""
+    web: Path | None = None
+    """Folder of your own photos, in place of a download."""
+    metadata: tuple[Path, ...] = ()
+    """Metadata files to search for the category (YFCC100M, or lists of addresses)."""
+    detector: str | None = None
+    """torchvision, detectron2, or a plug-in FILE.py:Class; by default torchvision."""
+    score_threshold: float | None = None
+    """Least score of a box; by default the detector's."""
+    opts: tuple[str, ...] = ()
+    """Pairs for the detector, such as MODEL.WEIGHTS FILE."""
+    size: Literal["auto", "full", "cpu", "miniature"] = "auto"
+    """Sizes of networks and trainings; auto takes full on a CUDA device and cpu elsewhere."""
+    filter: str = "cf_cm"
+    """Criterion whose selection the 3D model is trained with."""
+    selection_num: int | None = None
+    """Pseudo-labels that a criterion keeps."""
+    pose_steps: int | None = None
+    """Optimiser steps of the pose networks."""
+    acsm_steps: int | None = None
+    """Optimiser steps of the 3D model, the same in every arm."""
+    pose_init: Path | None = None
+    """Checkpoint from which the pose network starts."""
+    aux_init: Path | None = None
+    """Checkpoint from which the second pose network starts."""
+    acsm_init: Path | None = None
+    """Checkpoint from which the 3D model starts."""
+    labels_from: str = ""
+    """Other categories whose training labels are added, such as horse,sheep."""
+    seed: int = 0
+    """Seed of every training."""
+    vis_num: int = 12
+    """Animals that visualize draws."""
+    time_limit: float | None = None
+    """Minutes that each training may take in this call; run again to continue."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+
+
+def sizes_for(config: Config) -> Sizes:
+    """The sizes that the settings and the machine call for."""
+    name: str = config.size
+    if name == "auto":
+        import torch
+
+        cuda = torch.cuda.is_available() and config.device != "cpu"
+        name = "full" if cuda else "cpu"
+    chosen = SIZES[name]
+    given = {
+        field.name: getattr(config, field.name)
+        for field in fields(Sizes)
+        if getattr(config, field.name, None) is not None
+    }
+    return replace(chosen, **given)
+
+
+class Pipeline:
+    """The steps of one run.
+
+    Args:
+        config: The run's settings.
+        workspace: Where it lives.
+    """
+
+    def __init__(self, config: Config, workspace: Workspace) -> None:
+        self.config, self.workspace = config, workspace
+        self.sizes = sizes_for(config)
+        self.timings: dict[str, float] = {}
+        path = workspace.metrics_path("timings")
+        if path.exists():
+            self.timings = dict(read_json(path))
+
+    def call(self, title: str, module_name: str, **settings: Any) -> Any:
+        """Run one command with this run's common settings, and note its time."""
+        module = importlib.import_module(module_name)
+        known = {field.name for field in fields(module.Config)}
+        common = {
+            "category": self.config.category,
+            "name": self.config.name,
+            "data_root": self.workspace.root,
+            "overwrite": self.config.overwrite,
+            "device": self.config.device,
+            "time_limit": self.config.time_limit,
+        }
+        chosen = {key: value for key, value in common.items() if key in known} | settings
+        say(f"-- {title}")
+        began = time.monotonic()
+        result = module.run(module.Config(**chosen), self.workspace)
+        seconds = time.monotonic() - began
+        # A step that was already done takes no time: keep what it took when it was.
+        if seconds > 1 or title not in self.timings:
+            self.timings[title] = round(self.timings.get(title, 0.0) + seconds, 2)
+        write_json(self.workspace.metrics_path("timings"), self.timings)
+        if isinstance(result, dict) and result.get("finished") is False:
+            raise UserError(
+                f"{title} stopped at its --time_limit; its state is saved: run the same command again"
+            )
+        return result
+
+    def labels(self) -> None:
+        """Bring the labelled photos in."""
+        source = self.config.labels
+        if source is None or source == "diorama":
+            self.workspace.load("labels", needed_by="wildshape run")
+            return
+        kind, _, place = source.partition(":")
+        if kind not in ("animal_pose", "coco", "animals3d") or not place:
+            raise UserError(
+                f"--labels: expected animal_pose:DIR, coco:FILE, animals3d:DIR or diorama; found {source}"
+            )
+        self.call(
+            "import labels",
+            "wildshape.formats.import_command",
+            format=kind,
+            root=Path(place),
+            split_seed=self.config.split_seed,
+        )
+
+    def images(self) -> None:
+        """Get the unlabelled images: a folder of the user's, or a search and a download."""
+        if self.config.web is not None:
+            self.call("take photos", "prepare_data.add_folder", folder=self.config.web)
+            return
+        candidates = bool(self.config.metadata) or any(self.workspace.metadata_dir.glob("*"))
+        if candidates:
+            self.call("search metadata", "prepare_data.search_metadata", metadata=self.config.metadata)
+            self.call("download", "prepare_data.download_images")
+            return
+        self.workspace.load("images", needed_by="wildshape run")
+
+    def boxes(self, detector: str) -> None:
+        """Detect the animals."""
+        self.call(
+            "detect",
+            "prepare_data.save_boxes",
+            detector=detector,
+            score_threshold=self.config.score_threshold,
+            opts=self.config.opts,
+        )
+
+    def pose(self) -> None:
+        """Train both pose networks, measure the first, and label every detected animal."""
+        sizes, config = self.sizes, self.config
+        shared = {
+            "head_channels": sizes.head_channels,
+            "image_size": sizes.pose_image_size,
+            "steps": sizes.pose_steps,
+            "batch_size": sizes.pose_batch_size,
+            "eval_every": max(1, sizes.pose_steps // 4),
+            "labels_from": config.labels_from,
+            "seed": config.seed,
+        }
+        for is_aux, backbone, init in (
+            (False, sizes.backbone, config.pose_init),
+            (True, sizes.aux_backbone, config.aux_init),
+        ):
+            which = "second pose network" if is_aux else "pose network"
+            # A checkpoint to start from brings its own architecture.
+            arch = {"backbone": backbone} if init is None else {"head_channels": None}
+            settings = {**shared, **arch}
+            self.call(f"train {which}", "pose.train", is_aux=is_aux, init=init, **settings)
+            self.call(f"measure {which}", "pose.evaluate", is_aux=is_aux)
+            self.call(f"label with {which}", "pose.generate_pl", is_aux=is_aux)
+        self.call("label under transforms", "pose.generate_pl_mt")
+
+    def train_acsm(self, arm: str, **settings: Any) -> None:
+        """Train one arm of the 3D model; all arms share steps, schedule, crops and seed."""
+        self.call(
+            f"train 3D model, {arm}",
+            "acsm.train",
+            arm=arm,
+            image_size=self.sizes.acsm_image_size,
+            steps=self.sizes.acsm_steps,
+            batch_size=self.sizes.acsm_batch_size,
+            eval_every=max(1, self.sizes.acsm_steps // 8),
+            labels_from=self.config.labels_from,
+            seed=self.config.seed,
+            init=self.config.acsm_init,
+            **settings,
+        )
+
+    def select(self) -> int:
+        """Choose pseudo-labels by every criterion; returns how many each keeps."""
+        have = len(self.workspace.load_keypoints("pose"))
+        count = min(self.sizes.selection_num, have)
+        if count < self.sizes.selection_num:
+            say(f"   {have} candidates for {self.sizes.selection_num} pseudo-labels: keeping {count}")
+        for criterion in dict.fromkeys((*CRITERIA, self.config.filter)):
+            self.call(
+                f"select by {criterion}",
+                "prepare_data.data_selection",
+                filter=criterion,
+                selection_num=count,
+                visualize=True,
+            )
+        return count
+
+    def acsm(self, with_ceiling: bool) -> None:
+        """Train and measure every arm of the 3D model."""
+        self.train_acsm("labels")
+        self.call("label with the 3D model", "acsm.generate_pl", arm="labels")
+        count = self.select()
+        web = {"use_web_images": True, "web_images_num": count, "filter": self.config.filter}
+        arms = ["labels", self.config.filter]
+        self.train_acsm(self.config.filter, **web)
+        if with_ceiling:
+            self.train_acsm("ceiling", pl_source="truth", **web)
+            arms.append("ceiling")
+        for arm in arms:
+            self.call(f"measure 3D model, {arm}", "acsm.evaluate", arm=arm)
+        self.call("draw", "acsm.visualize", arm=self.config.filter, vis_num=self.config.vis_num)
+
+    def report(self) -> None:
+        """Write metrics.json and report.html."""
+        self.call("report", "wildshape.report.command")
+
+
+def truth_keypoints(workspace: Workspace) -> bool:
+    """Match the detected animals to the ground truth, where there is one, as keypoints/truth."""
+    if not workspace.table_path("truth").exists():
+        return False
+    module = importlib.import_module("prepare_data.diorama.truth")
+    module.save_truth_keypoints(workspace)
+    return True
+
+
+def run(config: Config, workspace: Workspace) -> dict[str, Any]:
+    """Run the whole sequence; returns seconds by step."""
+    pipeline = Pipeline(config, workspace)
+    detector = config.detector or ("diorama" if config.labels == "diorama" else "torchvision")
+    serving: AbstractContextManager[Any] = nullcontext()
+    if config.labels == "diorama":
+        serving = importlib.import_module("prepare_data.diorama.server").serving(workspace)
+    say(f"settings: {pipeline.sizes}")
+    pipeline.labels()
+    with serving:
+        pipeline.images()
+    pipeline.boxes(detector)
+    with_ceiling = truth_keypoints(workspace)
+    pipeline.pose()
+    pipeline.acsm(with_ceiling)
+    pipeline.report()
+    say(f"done in {sum(pipeline.timings.values()) / 60:.1f} minutes; open {workspace.report_path}")
+    return dict(pipeline.timings)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `wildshape run`."""
+    return script_main(Config, run, argv, prog="wildshape run")
