@@ -1,0 +1,56 @@
+"""`wildshape pose-generate-pl`: 2D keypoints of every detected animal."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pose.pseudo_labels import LabelOptions, label_instances
+from wildshape.cli import CommonConfig, script_main
+
+if TYPE_CHECKING:
+    from wildshape.workspace import Workspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(CommonConfig):
+    """Predict the 2D keypoints of every detected animal."""
+
+    is_aux: bool = False
+    """Predict with the auxiliary network, into keypoints/pose_aux."""
+    flip_average: bool = False
+    """Average with the mirrored image's heatmaps (twice the work)."""
+    batch_size: int = 32
+    """Animals in one forward pass."""
+    num_workers: int | None = None
+    """Processes that read and crop ahead; 0 for none, by default chosen by the number of cores."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+
+
+def run(config: Config, workspace: "Workspace") -> dict[str, Any]:
+    """Predict into keypoints/pose or keypoints/pose_aux; gives the counts.
+
+    Raises:
+        UserError: as `label_instances`.
+    """
+    name = "pose_aux" if config.is_aux else "pose"
+    options = LabelOptions(
+        model=name,
+        source=name,
+        flip_average=config.flip_average,
+        batch_size=config.batch_size,
+        num_workers=config.num_workers,
+        device=config.device,
+        overwrite=config.overwrite,
+    )
+    return label_instances(workspace, options)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the script and the command."""
+    return script_main(Config, run, argv, prog="pose-generate-pl")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,356 @@
+"""`wildshape pose-train`: train the 2D keypoint network on the labelled animals."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pose.data import AUGMENTATIONS, PoseRecords, PoseSamples, join_records, select_records
+from pose.heatmaps import joints_mse, make_targets, xy_crop_to_cell
+from pose.model import STRIDE, PoseNet, load_imagenet, load_published
+from pose.predict import PosePredictor, normalise
+from wildshape.cli import CommonConfig, say, script_main
+from wildshape.crops import image_paths
+from wildshape.errors import UserError
+from wildshape.geometry import crop_affine, warp_crop
+from wildshape.metrics import pck
+from wildshape.stage import Provenance, input_hashes
+from wildshape.training import FitConfig, fit, pick_device
+
+if TYPE_CHECKING:
+    from wildshape.workspace import Workspace
+
+# The second network never shares a draw with the first, whatever --seed says.
+_AUX_SEED = 10_000
+_DEFAULT_BACKBONE = {False: "resnet50", True: "resnet34"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(CommonConfig):
+    """Train the 2D keypoint network on the labelled animals; choose on val, never read test."""
+
+    is_aux: bool = False
+    """Train the auxiliary network that CF-CM compares with: other draws, initialisation, augmentation
+    and, unless --backbone says otherwise, depth."""
+    backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101"] | None = None
+    """Default: that of --init, else resnet50 (resnet34 with --is_aux)."""
+    head_channels: int | None = None
+    """Width of the upsampling head; default that of --init, else 256. 64 saves a third on a CPU."""
+    image_size: int = 256
+    """Side of the square crops in pixels, a multiple of 32."""
+    steps: int = 5000
+    """Optimiser steps (published: 50,000)."""
+    batch_size: int = 32
+    """Crops a step."""
+    lr: float | None = None
+    """Adam's learning rate; default 5e-4, or 1e-4 with --published."""
+    schedule: Literal["cosine", "constant"] | None = None
+    """Learning rate over the steps; default cosine, or constant with --published."""
+    seed: int = 0
+    """Seed of the initialisation, data order and augmentation."""
+    init: Path | None = None
+    """Checkpoint to start from, ours or a published one."""
+    imagenet: bool = True
+    """Start from ImageNet weights where they can be had (unless --init is given)."""
+    labels_from: str = ""
+    """Other categories whose training labels are added, such as horse,sheep."""
+    augmentation: Literal["default", "published", "aux", "none"] | None = None
+    """Default: default, or aux with --is_aux, or published with --published."""
+    published: bool = False
+    """Targets on whole cells, augmentation, schedule and choice of checkpoint as released."""
+    best_by: float | None = None
+    """PCK threshold that chooses the best checkpoint on val; default .1, or .04 with --published."""
+    eval_every: int = 250
+    """Steps between evaluations on val."""
+    time_limit: float | None = None
+    """Minutes after which to stop with the state saved; the same command continues."""
+    num_workers: int = 1
+    """Threads that prepare crops ahead."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the forward pass; auto takes bfloat16 where the hardware has it."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, naming the flag."""
+        if self.image_size < 64 or self.image_size % 32:
+            raise UserError(f"--image_size: expected a multiple of 32 from 64; found {self.image_size}")
+
+
+@dataclass(frozen=True)
+class _Resolved:
+    """The settings with their defaults filled in: what the result depends on."""
+
+    backbone: str
+    head_channels: int
+    lr: float
+    schedule: str
+    augmentation: str
+    best_by: float
+    seed: int
+
+
+def _resolve(config: Config, start: PoseNet | None) -> _Resolved:
+    arch: Mapping[str, Any] = start.arch if start else {}
+    for flag in ("backbone", "head_channels"):
+        given = getattr(config, flag)
+        if start and given not in (None, arch[flag]):
+            raise UserError(f"--{flag}: expected {arch[flag]}, as in --init; found {given}")
+    default = "published" if config.published else "aux" if config.is_aux else "default"
+    return _Resolved(
+        backbone=config.backbone or arch.get("backbone") or _DEFAULT_BACKBONE[config.is_aux],
+        head_channels=config.head_channels or arch.get("head_channels") or 256,
+        lr=config.lr or (1e-4 if config.published else 5e-4),
+        schedule=config.schedule or ("constant" if config.published else "cosine"),
+        augmentation=config.augmentation or default,
+        best_by=config.best_by or (0.04 if config.published else 0.1),
+        seed=config.seed + (_AUX_SEED if config.is_aux else 0),
+    )
+
+
+class PoseTask:
+    """What `wildshape.training.fit` trains: network, samples, loss and validation.
+
+    Args:
+        model: the network, on its device.
+        samples: training crops.
+        val: records to validate on.
+        lr: Adam's learning rate.
+        thresholds: of the validation PCK.
+        published: targets and decoding of the released code.
+    """
+
+    def __init__(
+        self,
+        model: PoseNet,
+        samples: PoseSamples,
+        val: PoseSamples,
+        *,
+        lr: float,
+        thresholds: Sequence[float] = (0.1,),
+        published: bool = False,
+    ) -> None:
+        self.model = model.to(memory_format=torch.channels_last)
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+        self.samples = samples
+        self.published = published
+        self.thresholds = thresholds
+        self._val = val.records
+        size = samples.image_size
+        affines = [crop_affine(box, size) for box in val.records.box_xyxy]
+        self._val_crops = np.stack(
+            [warp_crop(val.image(i), affine, size) for i, affine in enumerate(affines)]
+        )
+        self._val_affines = np.stack([affine.matrix for affine in affines])
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def sample(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """One augmented crop (see `PoseSamples.sample`)."""
+        return self.samples.sample(index, rng)
+
+    def loss(self, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
+        """The published loss of a batch."""
+        heatmaps = self.model(normalise(batch["crop"])).float()
+        xy_cell = xy_crop_to_cell(batch["xy_crop"], STRIDE, self.published)
+        size = (heatmaps.shape[-2], heatmaps.shape[-1])
+        targets, weight = make_targets(xy_cell, batch["counts"], size, published=self.published)
+        return joints_mse(heatmaps, targets, weight), {}
+
+    def evaluate(self) -> dict[str, float]:
+        """PCK on the validation records, as `pck@<threshold>`."""
+        device = next(self.model.parameters()).device
+        predictor = PosePredictor(
+            self.model,
+            self.samples.image_size,
+            [""] * self.model.num_keypoints,
+            device=str(device),
+            published=self.published,
+        )
+        xy, confidence = predictor.predict_crops(self._val_crops, self._val_affines)
+        values = pck(xy, self._val.xy, self._val.counts, self._val.box_side, self.thresholds)
+        metrics = {f"pck@{t:g}": float(value) for t, value in zip(self.thresholds, values)}
+        return {**metrics, "confidence": float(confidence[self._val.counts].mean())}
+
+
+def load_records(workspace: "Workspace", split: str, category: str | None = None) -> PoseRecords:
+    """Labels of one split on the workspace's skeleton.
+
+    Args:
+        workspace: whose skeleton is used.
+        split: "train", "val" or "test".
+        category: whose labels; by default the workspace's.
+
+    Raises:
+        UserError: the tables are missing, or no keypoint name fits.
+    """
+    source = workspace if category is None else workspace.sibling(category=category)
+    labels = source.load("labels", "the pose network")
+    images = source.load("labelled_images", "the pose network")
+    return select_records(labels, image_paths(images, source), workspace.category.skeleton, split)
+
+
+def tell_skipped(skipped: Sequence[tuple[str, str]], total: int, what: str) -> None:
+    """Say which labels were left out, and why, if any."""
+    if skipped:
+        shown = "; ".join(f"{name}: {reason}" for name, reason in skipped[:5])
+        more = f"; and {len(skipped) - 5} more" if len(skipped) > 5 else ""
+        say(f"left out {len(skipped)} of {total} {what} ({shown}{more})")
+
+
+def build_model(config: Config, workspace: "Workspace") -> tuple[PoseNet, _Resolved, str]:
+    """The network before its first step, the resolved settings, and where its weights are from.
+
+    Raises:
+        UserError: `--init` cannot be read or contradicts another flag.
+    """
+    start = load_published(config.init) if config.init else None
+    settings = _resolve(config, start)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        keypoints = workspace.category.skeleton.num_keypoints
+        model = PoseNet(keypoints, settings.backbone, settings.head_channels)
+    if start is None:
+        if config.imagenet and load_imagenet(model):
+            return model, settings, "ImageNet weights"
+        unavailable = " (ImageNet weights cannot be had here)" if config.imagenet else ""
+        return model, settings, f"random weights{unavailable}"
+    state = start.state_dict()
+    if start.num_keypoints != keypoints:
+        state = {n: v for n, v in state.items() if not n.startswith("head.layers.3.")}
+    model.load_state_dict(state, strict=False)
+    fresh = "" if start.num_keypoints == keypoints else ", but for the last layer"
+    return model, settings, f"{config.init}{fresh}"
+
+
+def _bfloat16(precision: str, device: torch.device) -> bool:
+    if precision != "auto":
+        return precision == "bfloat16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def _samples(
+    records: PoseRecords, config: Config, workspace: "Workspace", augmentation: str, split: str
+) -> PoseSamples:
+    samples = PoseSamples(
+        records, config.image_size, workspace.category.skeleton.flip, AUGMENTATIONS[augmentation]
+    )
+    unreadable = samples.drop_unreadable()
+    skipped = [*records.skipped, *unreadable]
+    total = len(records) + len(records.skipped)
+    tell_skipped(skipped, total, f"{split} labels")
+    if not len(samples):
+        raise UserError(
+            f"expected {split} labels with images and visible keypoints for "
+            f"{workspace.category.name}; found none among {total}; run: {workspace.made_by('labels')}"
+        )
+    return samples
+
+
+def run(config: Config, workspace: "Workspace") -> dict[str, Any]:
+    """Train and give the validation metrics of the best checkpoint.
+
+    Raises:
+        UserError: labels are missing or do not fit, or a training with other settings is there.
+    """
+    name = "pose_aux" if config.is_aux else "pose"
+    spec = workspace.category
+    others = [c.strip() for c in config.labels_from.split(",") if c.strip()]
+    if spec.name in others:
+        raise UserError(f"--labels_from: expected other categories than {spec.name}")
+    model, settings, origin = build_model(config, workspace)
+    parts = [load_records(workspace, "train"), *(load_records(workspace, "train", c) for c in others)]
+    samples = _samples(join_records(parts), config, workspace, settings.augmentation, "train")
+    val = _samples(load_records(workspace, "val"), config, workspace, "none", "val")
+    device = pick_device(config.device)
+    say(
+        f"{name}: {settings.backbone} from {origin}, {len(samples)} training and {len(val)} "
+        f"validation animals, {config.steps} steps of {config.batch_size} on {device.type}"
+    )
+    thresholds = sorted({0.02, 0.05, 0.1, settings.best_by})
+    task = PoseTask(
+        model.to(device),
+        samples,
+        val,
+        lr=settings.lr,
+        thresholds=thresholds,
+        published=config.published,
+    )
+    sources = [workspace, *(workspace.sibling(category=c) for c in others)]
+    inputs = [s.table_path(t) for s in sources for t in ("labels", "labelled_images")]
+    result = fit(
+        task,
+        FitConfig(
+            steps=config.steps,
+            batch_size=config.batch_size,
+            seed=settings.seed,
+            eval_every=config.eval_every,
+            time_limit=config.time_limit,
+            num_workers=config.num_workers,
+            metric=f"pck@{settings.best_by:g}",
+            schedule=settings.schedule,
+            warmup=min(100, config.steps // 10),
+            autocast=_bfloat16(config.precision, device),
+            overwrite=config.overwrite,
+            title=name,
+        ),
+        workspace.checkpoint_dir(name),
+        Provenance(
+            "pose-train",
+            {
+                **vars(settings),
+                "is_aux": config.is_aux,
+                "image_size": config.image_size,
+                "steps": config.steps,
+                "batch_size": config.batch_size,
+                "eval_every": config.eval_every,
+                "imagenet": config.imagenet,
+                "published": config.published,
+                "precision": config.precision,
+                "labels_from": others,
+            },
+            input_hashes(workspace.root, *inputs, *([config.init] if config.init else [])),
+        ),
+        {
+            "kind": "pose",
+            "category": spec.name,
+            "skeleton": spec.skeleton.name,
+            "keypoints": list(spec.skeleton.keypoints),
+            "flip": list(spec.skeleton.flip),
+            "arch": model.arch,
+            "image_size": config.image_size,
+            "published": config.published,
+            "weights_from": origin,
+        },
+    )
+    metrics = {
+        "model": name,
+        "weights_from": origin,
+        "training_animals": len(samples),
+        "steps": result.step,
+        "finished": result.finished,
+        "seconds": round(result.seconds, 2),
+        "val": result.metrics,
+    }
+    workspace.write_metrics(f"{name}_train", metrics)
+    scores = ", ".join(f"{k} {v:.3f}" for k, v in result.metrics.items())
+    state = "" if result.finished else " (stopped by --time_limit: run again to continue)"
+    say(f"{name}: {result.step} of {config.steps} steps{state}; best on val: {scores or 'none yet'}")
+    return metrics
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the script and the command."""
+    return script_main(Config, run, argv, prog="pose-train")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
