@@ -140,7 +140,12 @@ def _keypoint_table(
     ids: Sequence[str], transforms: Sequence[str], joints: np.ndarray, facts: dict[str, Any]
 ) -> Table:
     confidence = joints[..., 2] if joints.shape[-1] > 2 else np.ones(joints.shape[:2])
-    columns = {"instance_id": ids, "transform": transforms, "xy": joints[..., :2], "confidence": confidence}
+    columns: dict[str, Any] = {
+        "instance_id": ids,
+        "transform": transforms,
+        "xy": joints[..., :2],
+        "confidence": confidence,
+    }
     return Table("keypoints", columns, facts)
 
 
@@ -322,7 +327,7 @@ def published_ids(table: Table) -> dict[str, str]:
 
 def published_image_names(images: Table) -> dict[str, str]:
     """The file name to publish for each image id."""
-    names = {}
+    names: dict[str, str] = {}
     for row in images.rows():
         if row["image_id"] is not None:
             published = row["source_id"] if row["source"] == SOURCE else None

@@ -1,4 +1,4 @@
-"""The labelled sets of animals3d: `annotations/<category>.json` with `filelists/<category>_{train,val}.txt`.
+"""The labelled sets of animals3d: `annotations/<category>.json`, `filelists/<category>_{train,val}.txt`.
 
 A record has img_id, img_path, img_bbox [x, y, w, h], joints [K][x, y, visible] and, in some sets, seg
 (a mask as rows of 0 and 1) and a camera (cam_scale, cam_trans in image pixels, cam_rot 3 x 3,

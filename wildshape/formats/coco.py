@@ -158,7 +158,7 @@ def export_labels(labels: Table, images: Table, skeleton: Skeleton, out: Path) -
             "images": [_image_entry(image_ids[name], by_image.get(name, {}), name) for name in names],
             "annotations": [
                 _annotation(labels, row, annotation_ids[row], image_ids[labels["image_id"][row]])
-                for row in rows
+                for row in rows.tolist()
             ],
         }
         file_name = f"{category['name']}_{split}.json"

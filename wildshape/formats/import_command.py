@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tyro
 
 from wildshape.cli import CommonConfig, say, script_main
@@ -78,8 +79,9 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     provenance = _provenance(config, name, {path.name: path}, folder)
 
     def make() -> LabelledSet:
+        dropped: Counter[str] = Counter()
         if name == "animal_pose":
-            records, dropped = animal_pose.read_records(path, workspace, config.source_category), Counter()
+            records = animal_pose.read_records(path, workspace, config.source_category)
         else:
             records, dropped = coco.read_records(path, workspace, config.source_category)
         found = build_labelled_set(records, folder, workspace, options, name)
@@ -117,38 +119,32 @@ def _labelled(
     paths = {what: workspace.table_path(what) for what in ("labelled_images", "labels")}
     # Both are looked at before either is written, so that a refusal leaves the old pair whole.
     done = [up_to_date(path, provenance, overwrite=config.overwrite) for path in paths.values()]
-    dropped: Counter[str] = Counter()
     if all(done):
         labels = read_table(paths["labels"], "labels")
         images = read_table(paths["labelled_images"], "images")
     else:
         found = make()
-        images, labels, dropped = found.images, found.labels, found.dropped
+        images, labels = found.images, found.labels.with_meta(dropped=dict(found.dropped))
         publish(images, paths["labelled_images"], provenance)
         publish(labels, paths["labels"], provenance)
     splits = Counter(labels["split"])
     counts = ", ".join(f"{splits[split]} {split}" for split in ("train", "val", "test") if splits[split])
     facts = {"labels": len(labels), "labelled_images": len(images), "splits": dict(splits)}
-    unmapped = [
-        keypoint
-        for keypoint, there in zip(
-            workspace.category.skeleton.keypoints, (labels["visible"] > 0).any(axis=0)
-        )
-        if not there
-    ]
+    seen = np.flatnonzero((labels["visible"] > 0).sum(axis=0))
+    names = workspace.category.skeleton.keypoints
+    unmapped = [keypoint for index, keypoint in enumerate(names) if index not in seen]
     if unmapped:
         facts["keypoints_never_labelled"] = unmapped
         say(f"import {name}: no label has the keypoints {', '.join(unmapped)}")
-    return _report(workspace, name, f"{len(labels)} labels ({counts})", facts, dropped)
+    return _report(workspace, name, f"{len(labels)} labels ({counts})", facts, labels.meta["dropped"])
 
 
 def _report(
-    workspace: Workspace, name: str, what: str, facts: dict[str, Any], dropped: Counter[str]
+    workspace: Workspace, name: str, what: str, facts: dict[str, Any], dropped: Mapping[str, int]
 ) -> dict[str, Any]:
     left_out = "; ".join(f"{count} {reason}" for reason, count in dropped.items() if count)
     say(
-        f"import {name}: {what} of {workspace.category.name}"
-        + (f"; dropped: {left_out}" if left_out else "")
+        f"import {name}: {workspace.category.name}, {what}" + (f"; dropped: {left_out}" if left_out else "")
     )
     return {"format": name, **facts, "dropped": dict(dropped)}
 
@@ -204,14 +200,13 @@ def _import_web(
     )
     done = [up_to_date(path, provenance, overwrite=config.overwrite) for path in targets.values()]
     tables: dict[str, Table]
-    dropped: Counter[str] = Counter()
     if all(done):
         kinds = {"images": "images", "instances": "instances"}
         tables = {what: read_table(path, kinds.get(what, "keypoints")) for what, path in targets.items()}
     else:
         found = animals3d.read_published(files, workspace, folder)
-        dropped = found.dropped
-        tables = {"images": found.images, "instances": found.instances, **found.keypoints}
+        instances = found.instances.with_meta(dropped=dict(found.dropped))
+        tables = {"images": found.images, "instances": instances, **found.keypoints}
         for what, path in targets.items():
             publish(tables[what], path, provenance)
     facts = {what: len(table) for what, table in tables.items()}
@@ -219,9 +214,9 @@ def _import_web(
     facts["images_with_files"] = with_files
     sources = ", ".join(what for what in targets if what not in ("images", "instances")) or "no keypoints"
     what = (
-        f"{facts['instances']} instances in {facts['images']} images ({with_files} with a file), {sources},"
+        f"{facts['instances']} instances in {facts['images']} images ({with_files} with a file); {sources}"
     )
-    return _report(workspace, "animals3d", what, facts, dropped)
+    return _report(workspace, "animals3d", what, facts, tables["instances"].meta["dropped"])
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -48,10 +48,8 @@ def encode_segmentation(segmentation: Any, height: int, width: int) -> str | Non
         if isinstance(segmentation.get("counts"), str):
             return _dump(segmentation)
         return _dump(coco_mask.frPyObjects(segmentation, height, width))
-    if not isinstance(segmentation, list) or not all(
-        isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
-        for polygon in segmentation
-    ):
+    polygons = segmentation if isinstance(segmentation, list) else [None]
+    if not all(isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 for p in polygons):
         raise ValueError("a segmentation that is neither polygons nor run lengths")
     parts = coco_mask.frPyObjects(polygons, height, width)
     return _dump(coco_mask.merge(parts))

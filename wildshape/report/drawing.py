@@ -135,7 +135,8 @@ def contact_sheet(
         picture = Image.fromarray(np.ascontiguousarray(tile))
         if picture.size != (tile_size, tile_size):
             factor = tile_size / max(picture.size)
-            picture = picture.resize(tuple(max(1, round(side * factor)) for side in picture.size))
+            width, height = (max(1, round(side * factor)) for side in picture.size)
+            picture = picture.resize((width, height))
         offset_x, offset_y = ((tile_size - side) // 2 for side in picture.size)
         sheet.paste(picture, (x + offset_x, y + offset_y))
         if captions is not None:

@@ -1,0 +1,234 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from prepare_data.data_selection import Config, main, run
+from pseudolabels.candidates import gather_candidates, stack_transforms
+from wildshape.errors import UserError
+from wildshape.tables import TRANSFORMS, Table, make_record_id, read_table, write_table
+
+K = 16
+
+
+def instances_table(count, images=None):
+    return Table.from_rows(
+        "instances",
+        [
+            {
+                "instance_id": f"a{number:02d}",
+                "image_id": f"i{number:02d}" if images is None else images[number],
+                "category": "cow",
+                "source_id": None,
+                "box_xyxy": np.array([10.0, 10.0, 74.0, 74.0]),
+                "score": 0.9,
+                "detector": "test",
+                "mask_rle": None,
+                "flags": "",
+            }
+            for number in range(count)
+        ],
+    )
+
+
+def keypoints_table(ids, xy, transform="none", confidence=None):
+    count = len(ids)
+    confidence = np.full((count, K), 0.5) if confidence is None else confidence
+    columns = {"instance_id": ids, "transform": [transform] * count, "xy": xy, "confidence": confidence}
+    return Table("keypoints", columns, {"skeleton": "quadruped16"})
+
+
+def image_row(number, status="ok", path=None):
+    return {
+        "record_id": make_record_id("test", str(number)),
+        "image_id": f"i{number:02d}",
+        "path": path,
+        "source": "test",
+        "status": status,
+        "width": 80,
+        "height": 80,
+    }
+
+
+@pytest.fixture
+def cows(workspace):
+    """Ten cows; the auxiliary keypoints of cow n are n pixels off, its confidence falls with n."""
+    rng = np.random.default_rng(0)
+    instances = instances_table(10)
+    xy = rng.uniform(15, 70, (10, K, 2))
+    ids = instances["instance_id"]
+    off = xy + np.stack([np.arange(10.0), np.zeros(10)], axis=-1)[:, None]
+    confidence = np.repeat(np.linspace(0.9, 0.1, 10)[:, None], K, axis=1)
+    write_table(instances, workspace.table_path("instances"))
+    write_table(keypoints_table(ids, xy, confidence=confidence), workspace.keypoints_path("pose"))
+    write_table(keypoints_table(ids, off), workspace.keypoints_path("pose_aux"))
+    return workspace
+
+
+def config(**changes):
+    return Config(**{"category": "cow", "filter": "cf_cm", "selection_num": 4, **changes})
+
+
+def chosen(workspace, name, count):
+    return read_table(workspace.selection_path(name, count), "selections")
+
+
+def test_selects_the_most_consistent(cows, capsys):
+    facts = run(config(), cows)
+    selection = chosen(cows, "cf_cm", 4)
+    assert selection["instance_id"].tolist() == ["a00", "a01", "a02", "a03"]
+    assert selection["rank"].tolist() == [0, 1, 2, 3]
+    np.testing.assert_allclose(selection["value"], np.arange(4) * 256 / 64)
+    assert (selection["criterion"] == "cf_cm").all()
+    assert facts["candidates"] == 10 and facts["selected"] == 4
+    assert json.loads(cows.metrics_path("selection_cf_cm_4").read_text())["last_value"] == 12.0
+    assert "4 of 10 candidates by CF-CM, value 0 to 12" in capsys.readouterr().out
+
+
+def test_the_file_is_named_as_typed(cows):
+    run(config(filter="KP-Conf"), cows)
+    selection = chosen(cows, "kp_conf", 4)
+    assert (selection["criterion"] == "kpconf").all()
+    assert selection["instance_id"].tolist() == ["a00", "a01", "a02", "a03"]
+
+
+def test_a_second_run_keeps_the_file_and_another_setting_is_refused(cows):
+    run(config(filter="random", seed=1), cows)
+    path = cows.selection_path("random", 4)
+    before = path.stat().st_mtime_ns
+    run(config(filter="random", seed=1), cows)
+    assert path.stat().st_mtime_ns == before
+    first = chosen(cows, "random", 4)["instance_id"].tolist()
+    with pytest.raises(UserError, match=r"seed=1 then, 2 now.*--overwrite"):
+        run(config(filter="random", seed=2), cows)
+    run(config(filter="random", seed=2, overwrite=True), cows)
+    assert chosen(cows, "random", 4)["instance_id"].tolist() != first
+
+
+def test_all_takes_every_candidate(cows):
+    run(config(filter="all", selection_num=None), cows)
+    assert chosen(cows, "all", 10)["instance_id"].tolist() == [f"a{n:02d}" for n in range(10)]
+
+
+def test_too_few_candidates(cows):
+    with pytest.raises(UserError, match=r"selection_num 11 needs 11 candidates; found 10"):
+        run(config(selection_num=11), cows)
+    with pytest.raises(UserError, match="1 or more; found 0"):
+        run(config(selection_num=0), cows)
+    assert not cows.selection_path("cf_cm", 11).exists()
+
+
+def test_missing_sources_say_what_makes_them(cows, workspace, capsys):
+    cows.keypoints_path("pose_aux").unlink()
+    message = (
+        r"cf_cm needs keypoints/pose_aux for cow; run: python pose/generate_pl.py --category cow --is_aux"
+    )
+    with pytest.raises(UserError, match=message):
+        run(config(), cows)
+    code = main(["--category", "cow", "--filter", "cf_cm", "--data_root", str(cows.root)])
+    assert code == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: cf_cm needs keypoints/pose_aux") and "\n" not in error
+    assert main(["--category", "cow", "--filter", "best", "--data_root", str(cows.root)]) == 2
+    assert "--filter among kpconf" in capsys.readouterr().err
+
+
+def test_instances_without_all_sources_or_in_repeated_images_are_counted(cows, capsys):
+    table = read_table(cows.keypoints_path("pose_aux"), "keypoints")
+    write_table(table.take(np.arange(1, 10)), cows.keypoints_path("pose_aux"))
+    rows = [image_row(n, {1: "duplicate", 2: "in_labels"}.get(n, "ok")) for n in range(10)]
+    write_table(Table.from_rows("images", rows), cows.table_path("images"))
+    facts = run(config(), cows)
+    assert facts["candidates"] == 7
+    assert facts["dropped"] == {
+        "in images that repeat another or stand in the labelled set": 2,
+        "without keypoints/pose_aux": 1,
+    }
+    assert chosen(cows, "cf_cm", 4)["instance_id"].tolist() == ["a03", "a04", "a05", "a06"]
+    assert "1 without keypoints/pose_aux" in capsys.readouterr().out
+
+
+def test_cf_mt_from_the_transform_table(cows):
+    pose = read_table(cows.keypoints_path("pose"), "keypoints")
+    ids, xy = pose["instance_id"], pose["xy"]
+    # The transforms of cow n lie n pixels off on average; rows are shuffled, one cow lacks a transform.
+    shifts = dict(zip(TRANSFORMS[1:], (0.0, 1.0, 2.0, 0.5, 1.5, 1.0)))
+    parts = [(i, name, xy[n] + n * shift) for n, i in enumerate(ids) for name, shift in shifts.items()]
+    parts.remove(next(part for part in parts if part[0] == "a03" and part[1] == "rot_10"))
+    order = np.random.default_rng(1).permutation(len(parts))
+    columns = {
+        "instance_id": [parts[n][0] for n in order],
+        "transform": [parts[n][1] for n in order],
+        "xy": np.stack([parts[n][2] for n in order]),
+        "confidence": np.ones((len(parts), K)),
+    }
+    table = Table("keypoints", columns, {"skeleton": "quadruped16"})
+    names, stacked, _ = stack_transforms(table)
+    assert stacked.shape == (9, 6, K, 2) and "a03" not in names
+    write_table(table, cows.keypoints_path("pose_mt"))
+    facts = run(config(filter="cf_mt"), cows)
+    assert facts["dropped"] == {"without keypoints/pose_mt": 1}
+    selection = chosen(cows, "cf_mt", 4)
+    assert selection["instance_id"].tolist() == ["a00", "a01", "a02", "a04"]
+    np.testing.assert_allclose(selection["value"], np.array([0, 1, 2, 4]) * np.sqrt(2) * 4, atol=1e-9)
+
+
+def test_a_transform_twice_and_other_skeletons_are_refused():
+    table = keypoints_table(["a00", "a00"], np.zeros((2, K, 2)), "rot_10")
+    with pytest.raises(UserError, match="one row a transform"):
+        stack_transforms(table)
+    other = Table(
+        "keypoints",
+        {
+            "instance_id": ["a00"],
+            "transform": ["none"],
+            "xy": np.zeros((1, 5, 2)),
+            "confidence": np.ones((1, 5)),
+        },
+    )
+    both = {"pose": keypoints_table(["a00"], np.zeros((1, K, 2))), "acsm": other}
+    with pytest.raises(UserError, match="one skeleton; found keypoints: pose 16, acsm 5"):
+        gather_candidates(instances_table(1), both)
+
+
+def test_visualize_draws_with_and_without_pictures(cows, capsys):
+    folder = cows.images_dir
+    folder.mkdir(parents=True)
+    rows = []
+    for number in range(10):
+        path = None
+        if number % 2 == 0:
+            path = cows.relative(folder / f"{number}.png")
+            Image.fromarray(np.full((80, 80, 3), 20 * number, np.uint8)).save(folder / f"{number}.png")
+        rows.append(image_row(number, path=path))
+    (folder / "4.png").write_bytes(b"broken")
+    write_table(Table.from_rows("images", rows), cows.table_path("images"))
+    facts = run(config(visualize=True, vis_num=9), cows)
+    picture = Image.open(cows.root / facts["picture"])
+    assert picture.size[0] > 3 * 192 and picture.size[1] > 3 * 192
+    assert np.asarray(picture).std() > 10
+    assert "pictures have no image file" in capsys.readouterr().out
+
+
+def test_script_runs_from_anywhere(cows, tmp_path):
+    import subprocess
+    import sys
+
+    script = Path(__file__).parents[2] / "prepare_data" / "data_selection.py"
+    flags = [
+        "--category",
+        "cow",
+        "--filter",
+        "kpconf",
+        "--selection_num",
+        "2",
+        "--data_root",
+        str(cows.root),
+    ]
+    done = subprocess.run(
+        [sys.executable, str(script), *flags], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(chosen(cows, "kpconf", 2)) == 2
