@@ -136,7 +136,7 @@ class PoseTask:
         published: bool = False,
     ) -> None:
         self.model = model.to(memory_format=torch.channels_last)
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
         self.samples = samples
         self.published = published
         self.thresholds = thresholds
