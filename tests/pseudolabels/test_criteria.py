@@ -103,6 +103,22 @@ def test_rank_breaks_ties_by_id(values, descending, shuffle):
     assert order.tolist() == expected
 
 
+def test_equal_rows_have_equal_values_wherever_they_stand():
+    """Otherwise rounding, not ids, would decide ties."""
+    rng = np.random.default_rng(5)
+    box, xy, confidence = random_instances(rng, 3, keypoints=16)
+    pattern = rng.integers(0, 3, 70_001)
+    for start in (0, 1):  # another alignment in memory
+        rows = pattern[start:]
+        values = (
+            kp_conf(np.concatenate([confidence[:start], confidence[rows]])[start:]),
+            keypoint_distance(xy[rows, 0], xy[rows, 1], box[rows]),
+            cf_mt(xy[rows, 0], xy[rows, 1:], box[rows]),
+        )
+        for value in values:
+            assert all(len(np.unique(value[rows == kind])) == 1 for kind in range(3))
+
+
 def test_select_says_how_many_there_are():
     assert select(np.array([3.0, 1.0, 2.0]), np.array(["a", "b", "c"]), 2, False).tolist() == [1, 2]
     assert select(np.array([3.0, 1.0, 2.0]), np.array(["a", "b", "c"]), 2, True).tolist() == [0, 2]
