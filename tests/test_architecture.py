@@ -124,6 +124,8 @@ def test_functions_take_few_parameters(path):
         given = function.args
         names = [a.arg for a in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
         count = len(names) - (names[:1] in (["self"], ["cls"]))
+        if any("njit" in ast.unparse(decorator) for decorator in function.decorator_list):
+            continue  # a compiled loop takes arrays and numbers only
         if count > MAX_PARAMETERS:
             wrong[function.name] = count
     assert not wrong, "take a dataclass of settings"
