@@ -159,7 +159,7 @@ def _read_transforms(
         path = folder / f"augm_{number}.txt"
         if not path.is_file():
             raise UserError(
-                f"expected augm_0.txt to augm_{len(TRANSFORMS) - 1}.txt in {folder}; no {path.name}"
+                f"expected augm_0.txt to augm_{len(TRANSFORMS) - 1}.txt in {folder}; found no {path.name}"
             )
         names, joints = _read_augmented(path, count)
         keep = np.array([name in known for name in names], dtype=bool)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,9 @@ def decode_mask(mask_rle: str) -> np.ndarray:
     """The mask uint8 [H, W] of 0 and 1 that `encode_mask` wrote."""
     from pycocotools import mask as coco_mask
 
-    return coco_mask.decode(json.loads(mask_rle))
+    with warnings.catch_warnings():  # pycocotools' arrays have the NumPy 1 signature of __array__
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return coco_mask.decode(json.loads(mask_rle))
 
 
 def mask_area(mask_rle: str) -> int:

@@ -1,0 +1,322 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wildshape.errors import UserError
+from wildshape.formats import export_command, import_command
+from wildshape.formats.masks import decode_mask, encode_mask, encode_segmentation, mask_area
+from wildshape.skeleton import load_skeleton
+
+NAMES20 = list(load_skeleton("quadruped20").keypoints)
+
+
+def save_picture(path, seed, size=(120, 100)):
+    rng = np.random.default_rng(seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.fromarray(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8)).resize(size)
+    picture.save(path, quality=95)
+
+
+def bring_in(workspace, form, root, **changes):
+    config = import_command.Config(format=form, root=root, category=workspace.category.name, **changes)
+    return import_command.run(config, workspace)
+
+
+@pytest.fixture
+def animal_pose(tmp_path):
+    """Eight cows and a dog in Animal-Pose's form; cows 0 and 1 are one photo, saved twice."""
+    root = tmp_path / "animal_pose"
+    images, annotations = {}, []
+    rng = np.random.default_rng(1)
+    for number in range(9):
+        images[str(100 + number)] = f"co{number}.jpeg"
+        keypoints = np.concatenate([rng.integers(5, 95, (20, 2)), np.ones((20, 1), int)], axis=1)
+        keypoints[5] = 0
+        annotations.append(
+            {
+                "image_id": 100 + number,
+                "bbox": [10, 20, 90, 80],
+                "keypoints": keypoints.tolist(),
+                "num_keypoints": 20,
+                "category_id": 1 if number == 8 else 5,
+            }
+        )
+        save_picture(root / "images" / f"co{number}.jpeg", max(number, 1))
+    Image.open(root / "images/co1.jpeg").resize((90, 75)).save(root / "images/co0.jpeg", quality=60)
+    categories = [{"id": i, "name": n, "keypoints": NAMES20} for i, n in ((1, "dog"), (5, "cow"))]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (root / "keypoints.json").write_text(json.dumps(content))
+    return root
+
+
+def edit(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_animal_pose_maps_by_name(animal_pose, workspace):
+    facts = bring_in(workspace, "animal_pose", animal_pose)
+    assert facts["labels"] == 8 and facts["dropped"] == {}
+    labels = workspace.load("labels")
+    raw = json.loads((animal_pose / "keypoints.json").read_text())["annotations"][0]
+    skeleton = workspace.category.skeleton
+    paw = skeleton.keypoints.index("R_B_paw")
+    expected = raw["keypoints"][NAMES20.index("right_back_paw")][:2]
+    np.testing.assert_array_equal(labels["xy"][0, paw], expected)
+    np.testing.assert_array_equal(labels["box_xyxy"][0], [10, 20, 90, 80])
+    elbow = skeleton.keypoints.index("L_F_elbow")
+    assert labels["visible"][0, elbow] == 0 and np.isnan(labels["xy"][0, elbow]).all()
+    assert labels["visible"][0].sum() == 2 * 15
+    images = workspace.load("labelled_images")
+    assert workspace.image_file(images["path"][0]) == animal_pose / "images/co0.jpeg"
+    assert images["width"][2] == 120 and len(images["phash"][0]) == 16
+
+
+def test_splits_keep_near_duplicates_together_and_follow_the_seed(animal_pose, workspace):
+    found = set()
+    for seed in range(4):
+        bring_in(workspace, "animal_pose", animal_pose, split_seed=seed, overwrite=True)
+        splits = workspace.load("labels")["split"]
+        assert splits[0] == splits[1]
+        found.add(tuple(splits))
+    assert len(found) > 1
+    bring_in(workspace, "animal_pose", animal_pose, split="test", overwrite=True)
+    assert set(workspace.load("labels")["split"]) == {"test"}
+    with pytest.raises(UserError, match="--split among train, val, test; found all"):
+        bring_in(workspace, "animal_pose", animal_pose, split="all", overwrite=True)
+
+
+def test_copies_when_asked(animal_pose, workspace):
+    bring_in(workspace, "animal_pose", animal_pose, copy=True)
+    paths = workspace.load("labelled_images")["path"]
+    assert all(path.startswith("data/cow/labelled_images/") for path in paths)
+    assert all(workspace.image_file(path).is_file() for path in paths)
+
+
+def test_what_cannot_be_used_is_counted(animal_pose, workspace, capsys):
+    (animal_pose / "images/co2.jpeg").unlink()
+    (animal_pose / "images/co3.jpeg").write_bytes(b"")
+    data = (animal_pose / "images/co7.jpeg").read_bytes()
+    (animal_pose / "images/co7.jpeg").write_bytes(data[: len(data) // 2])
+
+    def spoil(content):
+        content["annotations"][4]["bbox"] = [200, 20, 300, 80]
+        content["annotations"][5]["bbox"] = [50, 20, 50, 80]
+        content["annotations"][6]["keypoints"] = [[0, 0, 0]] * 20
+
+    edit(animal_pose / "keypoints.json", spoil)
+    facts = bring_in(workspace, "animal_pose", animal_pose)
+    assert facts["labels"] == 2
+    assert facts["dropped"] == {
+        "image file not found": 1,
+        "image file cannot be read": 2,
+        "box outside its image": 1,
+        "box of no area": 1,
+        "no labelled keypoint": 1,
+    }
+    line = capsys.readouterr().out
+    assert "2 labels" in line and "1 box outside its image" in line
+    # A second call reads the tables and says the same.
+    assert bring_in(workspace, "animal_pose", animal_pose)["dropped"] == facts["dropped"]
+
+
+def rename_keypoints(content):
+    for category in content["categories"]:
+        category["keypoints"] = [f"point {number}" for number in range(20)]
+
+
+def cut_keypoints(content):
+    content["annotations"][2]["keypoints"].pop()
+
+
+def nan_keypoint(content):
+    content["annotations"][2]["keypoints"][0] = [float("nan"), 3, 1]
+
+
+def drop_images(content):
+    del content["images"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (rename_keypoints, r"expected keypoints of skeleton quadruped16 .* found point 0, point 1"),
+        (cut_keypoints, r"expected 20 keypoints .*\[19, 3\] in annotation 2"),
+        (nan_keypoint, "found NaN in annotation 2"),
+        (drop_images, "expected Animal-Pose's images"),
+    ],
+)
+def test_labels_that_do_not_fit_are_named(animal_pose, workspace, change, message):
+    edit(animal_pose / "keypoints.json", change)
+    with pytest.raises(UserError, match=message):
+        bring_in(workspace, "animal_pose", animal_pose)
+    assert not workspace.table_path("labels").exists()
+
+
+def test_missing_pieces_are_named(animal_pose, make_workspace, tmp_path, capsys):
+    with pytest.raises(UserError, match="expected category horse; found cow, dog"):
+        bring_in(make_workspace("horse"), "animal_pose", animal_pose)
+    (animal_pose / "keypoints.json").write_text("{not json")
+    flags = ["--root", str(animal_pose), "--category", "cow", "--data-root", str(tmp_path / "root")]
+    assert import_command.main(["animal_pose", *flags]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: expected JSON in") and "\n" not in error
+    (animal_pose / "keypoints.json").unlink()
+    with pytest.raises(UserError, match="expected keypoints.json of Animal-Pose"):
+        bring_in(make_workspace(), "animal_pose", animal_pose)
+    with pytest.raises(UserError, match="expected a format among animals3d, coco, animal_pose; found voc"):
+        bring_in(make_workspace(), "voc", animal_pose)
+
+
+@pytest.fixture
+def coco(tmp_path):
+    root = tmp_path / "coco"
+    names = ["nose", "left_eye", "right_eye", "withers", "tailbase"]
+    rle = {"size": [100, 120], "counts": [100 * 20, 100 * 10, 100 * 90]}
+    keypoints = [10.5, 20.5, 2, 30, 40, 1, 0, 0, 0, 50.25, 60, 2, 7, 8, 2]
+    common = {"category_id": 3, "keypoints": keypoints, "num_keypoints": 4, "iscrowd": 0}
+    annotations = [
+        {"id": 11, "image_id": 1, "bbox": [10, 20, 30, 40], "area": 5, **common,
+         "segmentation": [[10, 20, 40, 20, 40, 60, 10, 60]]},
+        {"id": 12, "image_id": 2, "bbox": [0, 0, 120, 100], "area": 5, **common, "segmentation": rle},
+        {"id": 13, "image_id": 2, "bbox": [0, 0, 120, 100], "area": 5, **common, "iscrowd": 1},
+        {"id": 14, "image_id": 9, "bbox": [0, 0, 120, 100], "area": 5, **common},
+        {"id": 15, "image_id": 1, "bbox": [0, 0, 120, 100], "area": 5, **common, "category_id": 1},
+    ]  # fmt: skip
+    content = {
+        "images": [
+            {"id": number, "file_name": f"{number}.jpg", "width": 120, "height": 100} for number in (1, 2)
+        ],
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "person"}, {"id": 3, "name": "Cow", "keypoints": names}],
+    }
+    root.mkdir()
+    (root / "instances.json").write_text(json.dumps(content))
+    for number in (1, 2):
+        save_picture(root / "images" / f"{number}.jpg", number)
+    return root / "instances.json"
+
+
+def test_coco_import_shifts_maps_and_counts(coco, workspace):
+    facts = bring_in(workspace, "coco", coco, split="train")
+    assert facts["dropped"] == {"crowd annotation": 1, "annotation without an image entry": 1}
+    labels = workspace.load("labels")
+    assert labels["source_id"].tolist() == ["11", "12"]
+    np.testing.assert_array_equal(labels["box_xyxy"][0], [9.5, 19.5, 39.5, 59.5])
+    skeleton = workspace.category.skeleton
+    nose, eye = skeleton.find("nose"), skeleton.find("left_eye")
+    np.testing.assert_array_equal(labels["xy"][0, nose], [10, 20])
+    np.testing.assert_array_equal(labels["xy"][0, eye], [29.5, 39.5])
+    assert labels["visible"][0, nose] == 2 and labels["visible"][0, eye] == 1
+    assert (labels["visible"][0] > 0).sum() == 4
+    assert mask_area(labels["mask_rle"][0]) == 30 * 40
+    mask = decode_mask(labels["mask_rle"][1])
+    assert mask[:, 20:30].all() and mask.sum() == 1000
+    assert "L_ear" in facts["keypoints_never_labelled"]
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
+def test_coco_round_trips(coco, workspace, make_workspace, tmp_path):
+    bring_in(workspace, "coco", coco, split="train")
+    out = tmp_path / "out"
+    written = export_command.run(export_command.Config(format="coco", out=out, category="cow"), workspace)
+    assert written == {"cow_train.json": 2}
+    exported = json.loads((out / "cow_train.json").read_text())
+    first = exported["annotations"][0]
+    assert first["id"] == 11 and first["bbox"] == [10, 20, 30, 40] and first["area"] == 1200
+    assert first["num_keypoints"] == 4
+    nose = exported["categories"][0]["keypoints"].index("Nose")
+    assert first["keypoints"][3 * nose : 3 * nose + 3] == [10.5, 20.5, 2]
+    assert first["keypoints"].count(0) >= 3 * 12
+    assert exported["images"][1] == {"id": 2, "file_name": "2.jpg", "width": 120, "height": 100}
+
+    from pycocotools.coco import COCO
+
+    reader = COCO(str(out / "cow_train.json"))
+    assert reader.annToMask(reader.anns[12]).sum() == 1000
+    labels = workspace.load("labels")
+    again = make_workspace("cow", "again")
+    again.root = tmp_path / "elsewhere"
+    bring_in(again, "coco", out / "cow_train.json", images=coco.parent / "images", split="train")
+    twice = again.load("labels")
+    for name in ("xy", "visible", "box_xyxy"):
+        np.testing.assert_allclose(labels[name], twice[name])
+    for name in ("instance_id", "mask_rle", "split", "source_id"):
+        assert labels[name].tolist() == twice[name].tolist()
+
+
+def wrong_count(content):
+    content["annotations"][0]["keypoints"].pop()
+
+
+def coco_nan(content):
+    content["annotations"][1]["keypoints"][0] = float("nan")
+
+
+def wrong_visibility(content):
+    content["annotations"][0]["keypoints"][2] = 3
+
+
+def wrong_mask(content):
+    content["annotations"][1]["segmentation"]["size"] = [10, 10]
+
+
+def no_cow(content):
+    content["categories"][1]["name"] = "moose"
+
+
+def no_boxes(content):
+    del content["annotations"][0]["bbox"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (wrong_count, "expected 5 keypoints .* 14 numbers in annotation 11"),
+        (coco_nan, "found NaN in annotation 12"),
+        (wrong_visibility, "visibility 0, 1 or 2; found other in annotation 11"),
+        (wrong_mask, "expected a segmentation; found a mask for size .* in annotation 12"),
+        (no_cow, "expected category cow; found moose, person.*--source_category"),
+        (no_boxes, "found a problem at KeyError"),
+    ],
+)
+def test_coco_that_does_not_fit_is_named(coco, workspace, change, message):
+    edit(coco, change)
+    with pytest.raises(UserError, match=message):
+        bring_in(workspace, "coco", coco)
+
+
+def test_coco_source_category_and_folders(coco, make_workspace, tmp_path):
+    edit(coco, no_cow)
+    workspace = make_workspace()
+    assert bring_in(workspace, "coco", coco.parent, source_category="moose")["labels"] == 2
+    (coco.parent / "second.json").write_text("{}")
+    with pytest.raises(UserError, match=r"expected one JSON file in .*; found 2"):
+        bring_in(workspace, "coco", coco.parent, source_category="moose", overwrite=True)
+    with pytest.raises(UserError, match="expected a folder of pictures at --images"):
+        bring_in(workspace, "coco", coco, images=tmp_path / "nowhere")
+
+
+def test_masks():
+    mask = np.zeros((7, 9), dtype=np.uint8)
+    mask[2:5, 3:8] = 1
+    encoded = encode_mask(mask)
+    np.testing.assert_array_equal(decode_mask(encoded), mask)
+    assert mask_area(encoded) == 15
+    assert encode_segmentation(json.loads(encoded), 7, 9) == encoded
+    assert encode_segmentation([], 7, 9) is None
+    for bad in ([[1, 2, 3]], "abc", [5]):
+        with pytest.raises(ValueError, match="neither polygons"):
+            encode_segmentation(bad, 7, 9)
+
+
+@pytest.mark.real_data
+def test_real_animal_pose(real_data, workspace):
+    if not (real_data / "animal_pose/keypoints.json").is_file():
+        pytest.skip("no animal_pose/keypoints.json there")
+    facts = bring_in(workspace, "animal_pose", real_data / "animal_pose")
+    assert facts["labels"] == 150 and not facts["dropped"]
+    assert facts["splits"] == {"train": 105, "val": 15, "test": 30}
