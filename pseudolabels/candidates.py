@@ -50,6 +50,10 @@ def gather_candidates(
     dropped: dict[str, int] = {}
     if images is not None:
         status = dict(zip(images["image_id"], images["status"]))
+        # The same bytes at two addresses are one image id, "ok" at one and "duplicate" at the other.
+        status |= {
+            image: "ok" for image, found in zip(images["image_id"], images["status"]) if found == "ok"
+        }
         kept = np.array(
             [status.get(image) not in NOT_CANDIDATES for image in instances["image_id"]], dtype=bool
         )

@@ -139,6 +139,8 @@ def test_instances_without_all_sources_or_in_repeated_images_are_counted(cows, c
     table = read_table(cows.keypoints_path("pose_aux"), "keypoints")
     write_table(table.take(np.arange(1, 10)), cows.keypoints_path("pose_aux"))
     rows = [image_row(n, {1: "duplicate", 2: "in_labels"}.get(n, "ok")) for n in range(10)]
+    # The bytes of image 3 stand at a second address too, where they are the duplicate.
+    rows.append({**image_row(3, "duplicate"), "record_id": make_record_id("test", "3 again")})
     write_table(Table.from_rows("images", rows), cows.table_path("images"))
     facts = run(config(), cows)
     assert facts["candidates"] == 7

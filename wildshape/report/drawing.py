@@ -53,7 +53,7 @@ def draw_keypoints(
         if largest > 0:
             strength = np.clip(confidence / largest, 0.25, 1.0)
     unit = max(canvas.shape[:2]) / 256.0 * thickness
-    radius, width = max(2, round(2.6 * unit)), max(1, round(1.3 * unit))
+    radius, width = max(3, round(2.6 * unit)), max(1, round(1.3 * unit))
     sides = skeleton.sides if skeleton is not None else ("middle",) * len(xy)
     for a, b in skeleton.edges if skeleton is not None else ():
         if shown[a] and shown[b]:
