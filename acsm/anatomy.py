@@ -144,7 +144,10 @@ def _add_neck(anatomy: Anatomy, p: Proportions, shoulders: np.ndarray) -> np.nda
     anatomy.pivots["head"] = _side(end)
     throat = root + 0.80 * (end - root) - above * 0.55 * n.top_depth
     anatomy.landmarks["throat"] = Landmark(_side(throat), ("neck", "head"), midline=True)
-    return end + 0.30 * n.top_depth * above
+    # The brow's line touches the round end of the neck.
+    brow = _direction(-p.head.pitch)
+    forehead = np.array([-brow[1], brow[0]])
+    return end + 0.46 * n.top_depth * forehead
 
 
 def _add_head(anatomy: Anatomy, p: Proportions, poll: np.ndarray) -> None:
@@ -184,7 +187,7 @@ def _add_ears(
     angle = math.radians(h.ear_out)
     out, up = math.sin(angle), math.cos(angle)
     lean = -0.25 * along * abs(up)  # upright ears lean back a little
-    root_side = poll + 0.10 * h.length * along + (0.12 + 0.10 * out) * h.skull_depth * below
+    root_side = poll + 0.10 * h.length * along + (0.12 + 0.20 * out**2) * h.skull_depth * below
     root = np.array(_side(root_side, (0.30 + 0.12 * out) * h.skull_width))
     axis = np.array(_unit(out, -lean[0], up + lean[1]))
     ahead = np.array(_at(0, *(along if h.ear_out <= 90 else (1.0, 0.0))))
@@ -200,7 +203,7 @@ def _add_ears(
         )
     )  # fmt: skip
     anatomy.add_pair(Chain("head", stations, 0.02, _unit(*flat), detail=0.85))
-    surface = root + 0.14 * h.ear_length * axis + 0.5 * h.ear_width * np.array([up, 0, 0])
+    surface = root + 0.14 * h.ear_length * axis + 0.4 * h.ear_width * np.array([abs(up), 0, 0])
     anatomy.landmarks["left_ear"] = Landmark(tuple(surface), ("head",))
 
 
@@ -226,16 +229,16 @@ def _add_tail(anatomy: Anatomy, p: Proportions, hips: np.ndarray) -> None:
     t = p.tail
     root = np.array([-0.485, hips[1] - 0.12 * p.trunk.rump_depth - t.base])
     at = root + [0.05, 0.0]
-    pieces = 5
+    pieces = 7
     stations = [Station(_side(at), t.base, t.base)]
     for k in range(pieces):
-        angle = t.start + (t.end - t.start) * min(k / (pieces - 2), 1)
-        forward = _direction(angle)
+        forward = _direction(t.start + (t.end - t.start) * min(k / (pieces - 3), 1))
         at = at + t.length / pieces * np.array([-forward[0], forward[1]])
         part = (k + 1) / pieces
         radius = t.base + (t.tip - t.base) * part
-        if t.tuft > 0:
-            radius = max(radius, t.tuft * math.exp(-(((part - 0.85) / 0.16) ** 2)))
+        hair = (part - t.tuft_start) / (1.05 - t.tuft_start)
+        if t.tuft > 0 and hair > 0:
+            radius = max(radius, 2 * t.tuft * math.sqrt(hair * (1 - hair)))
         stations.append(Station(_side(at), radius, radius))
     anatomy.add(Chain("tail", tuple(stations), 0.6 * t.base))
     anatomy.pivots["tail"] = _side(root)
@@ -297,7 +300,7 @@ def _add_leg(
         toes = _at(leg.stance, foot_ahead + leg.toes, 0.55 * leg.foot)
         shin += [Station(heel, 0.9 * leg.foot, 0.85 * leg.foot)]
         shin += [Station(toes, 0.8 * leg.foot, leg.foot)]
-        paw = _at(leg.stance, foot_ahead + leg.toes + 0.4 * leg.foot, leg.foot)
+        paw = _at(leg.stance, foot_ahead + leg.toes + 0.6 * leg.foot, 0.5 * leg.foot)
     else:
         sole = _at(leg.stance, foot_ahead + 0.35 * leg.foot, 0.0)
         shin += [Station(fetlock, 1.22 * leg.shin, 1.15 * leg.shin)]

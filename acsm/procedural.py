@@ -6,6 +6,7 @@ relaxed on the surface, mirrored and welded: closed, manifold and exactly symmet
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -28,7 +29,9 @@ from acsm.template import ArticulatedTemplate
 from wildshape.errors import UserError
 from wildshape.skeleton import load_skeleton
 
-GRID_STEPS = 150
+FEWEST_STEPS, MOST_STEPS = 90, 140
+HEAD_START = 0.06
+"""How far the head reaches into the neck, in trunk lengths: the skull is stiff."""
 FLOOR = 0.0
 
 
@@ -48,7 +51,19 @@ def build_quadruped(
     Raises:
         UserError: if a proportion or a keypoint is unknown, or the proportions give no sound mesh.
     """
-    proportions = read_proportions(node)
+    template, landmarks, other = _build_animal(read_proportions(node))
+    return replace(
+        template,
+        keypoint_vertices=_keypoint_vertices(keypoints, landmarks, other),
+        keypoint_flip=np.array(flip),
+    )
+
+
+@functools.lru_cache(maxsize=32)
+def _build_animal(
+    proportions: Proportions,
+) -> tuple[ArticulatedTemplate, dict[str, int], np.ndarray]:
+    """A template without keypoints, its left half's landmarks, and the half's mirror images."""
     anatomy = build_anatomy(proportions)
     points, faces = half_mesh(anatomy.chains, proportions)
     weights = part_weights(points, faces, anatomy.chains)
@@ -63,8 +78,8 @@ def build_quadruped(
         part_parents=PARENTS,
         part_centres=_pivots(anatomy),
         part_mirror=np.array(MIRROR),
-        keypoint_vertices=_keypoint_vertices(keypoints, landmarks, other),
-        keypoint_flip=np.array(flip),
+        keypoint_vertices=np.empty(0, np.int64),
+        keypoint_flip=np.empty(0, np.int64),
     ).scaled()
     template = _made_symmetric(template, other)
     if not (template.is_closed() and template.is_manifold() and template.volume() > 0):
@@ -72,7 +87,7 @@ def build_quadruped(
             "template.procedural: expected proportions of a solid animal; found a mesh that is "
             "not closed (parts thinner than the grid, or a gap between parts?)"
         )
-    return template
+    return template, landmarks, other
 
 
 def _made_symmetric(template: ArticulatedTemplate, other: np.ndarray) -> ArticulatedTemplate:
@@ -98,7 +113,11 @@ def half_mesh(chains: Sequence[Chain], proportions: Proportions) -> tuple[np.nda
     low = np.min([box[0] for box in boxes], axis=0)
     high = np.max([box[1] for box in boxes], axis=0)
     low[2] = min(low[2], FLOOR)
-    step = float((high - low).max()) / GRID_STEPS
+    extent = float((high - low).max())
+    # A tip may fall between the grid's lines, but nothing that carries on beyond may.
+    carrying = [s for chain in chains for s in chain.stations[:-1] or chain.stations]
+    thinnest = min(min(s.radius, s.thickness) for s in carrying)
+    step = float(np.clip(1.2 * thinnest, extent / MOST_STEPS, extent / FEWEST_STEPS))
     low = np.array([0.0, low[1] - 2 * step, FLOOR - 2.5 * step])
     counts = np.ceil((high + 2 * step - low) / step).astype(int) + 1
     axes = [low[k] + step * np.arange(counts[k]) for k in range(3)]
@@ -164,6 +183,7 @@ def part_weights(points: np.ndarray, faces: np.ndarray, chains: Sequence[Chain])
             fields[:, column] = np.where(
                 np.isinf(old), field, smooth_min(np.where(np.isinf(old), field, old), field, 0.02)
             )
+    fields[:, PARTS.index("head")] -= HEAD_START
     fields -= fields.min(axis=1, keepdims=True)
     reach = 0.35 * np.clip(local_size(points, chains), 0.03, 0.15)
     weights = np.exp(-fields / reach[:, None])

@@ -121,7 +121,8 @@ class Tail:
         end: angle of its tip above the horizontal.
         base: radius at the root.
         tip: radius at the tip.
-        tuft: largest radius of the hair at the end (0: none).
+        tuft: largest radius of the hair (0: none).
+        tuft_start: where the hair begins, as a part of the length.
     """
 
     length: float = 0.5
@@ -130,6 +131,7 @@ class Tail:
     base: float = 0.035
     tip: float = 0.02
     tuft: float = 0.0
+    tuft_start: float = 0.65
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ and the largest distance between two vertices is 2 (:meth:`ArticulatedTemplate.s
 from __future__ import annotations
 
 import functools
-import json
 import zipfile
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -302,8 +301,10 @@ def template_for(spec: CategorySpec) -> ArticulatedTemplate:
                 f"{spec.skeleton.name} has keypoints; found {template.num_keypoints}"
             )
     elif "procedural" in node:
-        params = json.dumps(node["procedural"] or {}, sort_keys=True)
-        template = _procedural(params, spec.skeleton.keypoints, spec.skeleton.flip)
+        from acsm.procedural import build_quadruped
+
+        skeleton = spec.skeleton
+        template = build_quadruped(node["procedural"] or {}, skeleton.keypoints, skeleton.flip)
     else:
         raise UserError(
             f"category {spec.name}: expected template: procedural or file; found {sorted(node)}"
@@ -314,13 +315,6 @@ def template_for(spec: CategorySpec) -> ArticulatedTemplate:
         return replace(template, active_parts=np.array(spec.active_parts, dtype=str))
     except ValueError as error:
         raise UserError(f"category {spec.name}: {error}") from None
-
-
-@functools.lru_cache(maxsize=32)
-def _procedural(params: str, keypoints: tuple[str, ...], flip: tuple[int, ...]) -> ArticulatedTemplate:
-    from acsm.procedural import build_quadruped
-
-    return build_quadruped(json.loads(params), keypoints, flip)
 
 
 if __name__ == "__main__":

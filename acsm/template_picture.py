@@ -33,7 +33,7 @@ WALK = {
 """Rotation vectors of a stride with the head turned; about x, positive takes a foot backwards."""
 
 
-def look_at(vertices: np.ndarray, yaw: float, pitch: float, scale: float = 0.95) -> np.ndarray:
+def look_at(vertices: np.ndarray, yaw: float, pitch: float, scale: float = 1.0) -> np.ndarray:
     """Template vertices [V, 3] to NDC (x right, y down, z away) of a level parallel camera.
 
     Args:
@@ -47,6 +47,13 @@ def look_at(vertices: np.ndarray, yaw: float, pitch: float, scale: float = 0.95)
     x, y, z = (vertices @ turn.T).T
     y, z = y * np.cos(b) - z * np.sin(b), y * np.sin(b) + z * np.cos(b)
     return scale * np.stack([x, -z, y], axis=-1)
+
+
+def fitted(ndc: np.ndarray, margin: float = 0.06) -> np.ndarray:
+    """NDC [V, 3] moved to the middle of the picture and scaled to fill it."""
+    low, high = ndc[:, :2].min(axis=0), ndc[:, :2].max(axis=0)
+    ndc = ndc - [*(low + high) / 2, 0]
+    return ndc * (2 * (1 - margin) / (high - low).max())
 
 
 def part_colours(template: ArticulatedTemplate) -> np.ndarray:
@@ -67,7 +74,7 @@ def _with_keypoints(picture: np.ndarray, ndc: np.ndarray, template: ArticulatedT
     for number, (x, y, z) in enumerate(points):
         px, py = ((np.array([x, y]) + 1) * size - 1) / 2
         row, column = np.clip([round(py), round(px)], 0, size - 1)
-        seen = not z > depth[row, column] + 0.03
+        seen = not z > depth[row, column] + 0.07
         fill = (200, 30, 30) if seen else (150, 150, 150)
         draw.ellipse([px - 3, py - 3, px + 3, py + 3], fill=fill, outline=(255, 255, 255))
         if seen:
@@ -78,11 +85,10 @@ def _with_keypoints(picture: np.ndarray, ndc: np.ndarray, template: ArticulatedT
 def _row(name: str, template: ArticulatedTemplate, cell: int) -> list[Image.Image]:
     coat = np.tile(COATS.get(name, (0.72, 0.66, 0.58)), (template.num_vertices, 1))
     parts = part_colours(template)
-    middle = (template.vertices.max(axis=0) + template.vertices.min(axis=0)) / 2
     walking = template.articulated(WALK)
 
     def draw(vertices: np.ndarray, yaw: float, pitch: float, colours: np.ndarray) -> Image.Image:
-        ndc = look_at(vertices - middle, yaw, pitch)
+        ndc = fitted(look_at(vertices, yaw, pitch))
         picture, _ = render_shaded(ndc, template.faces, cell, colours)
         if colours is parts and vertices is template.vertices:
             return _with_keypoints(picture, ndc, template)

@@ -26,9 +26,7 @@ def interpolate(attributes: np.ndarray, faces: np.ndarray, fragments: Fragments)
     batch, size = fragments.face_ids.shape[:2]
     values = np.asarray(attributes, np.float32)
     if values.ndim not in (2, 3) or (values.ndim == 3 and len(values) != batch):
-        raise ValueError(
-            f"expected attributes [{batch}, V, C] or [V, C]; found {list(values.shape)}"
-        )
+        raise ValueError(f"expected attributes [{batch}, V, C] or [V, C]; found {list(values.shape)}")
     faces = np.ascontiguousarray(faces, np.int64)
     out = np.zeros((batch, size, size, values.shape[-1]), np.float32)
     for b in range(batch):
@@ -40,9 +38,7 @@ def interpolate(attributes: np.ndarray, faces: np.ndarray, fragments: Fragments)
 def face_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """Normals of triangles, of length twice their area: [..., V, 3], [F, 3] to [..., F, 3]."""
     corners = np.asarray(vertices)[..., faces, :]
-    return np.cross(
-        corners[..., 1, :] - corners[..., 0, :], corners[..., 2, :] - corners[..., 0, :]
-    )
+    return np.cross(corners[..., 1, :] - corners[..., 0, :], corners[..., 2, :] - corners[..., 0, :])
 
 
 def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:

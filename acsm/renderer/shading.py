@@ -28,10 +28,10 @@ class Light:
     """
 
     direction: tuple[float, float, float] = (-0.5, -0.75, -0.65)
-    diffuse: float = 0.62
+    diffuse: float = 0.74
     wrap: float = 0.25
-    sky: float = 0.42
-    ground: float = 0.22
+    sky: float = 0.46
+    ground: float = 0.24
     specular: float = 0.06
     shininess: float = 18.0
     crevices: float = 0.35

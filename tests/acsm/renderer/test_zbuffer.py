@@ -105,8 +105,7 @@ def test_faces_that_share_an_edge_leave_no_gap():
 def test_awkward_input_is_finite_and_quiet():
     nan, huge = np.nan, 1e8
     vertices = np.array(
-        [[-1, -1, 0], [1, 1, 0], [3, 3, 0], [nan, 0, 0]]
-        + [[huge, -huge, 1], [-huge, huge, 1], [9, 9, 0]]
+        [[-1, -1, 0], [1, 1, 0], [3, 3, 0], [nan, 0, 0]] + [[huge, -huge, 1], [-huge, huge, 1], [9, 9, 0]]
     )
     faces = [[0, 1, 2], [0, 1, 3], [0, 4, 5], [2, 2, 6], [4, 5, 1]]
     found = rasterize(vertices[None], faces, 16)
@@ -176,9 +175,7 @@ def test_shading_is_brighter_towards_the_lamp():
     faces = ConvexHull(points).simplices
     outward = np.einsum(
         "fc,fc->f",
-        np.cross(
-            points[faces[:, 1]] - points[faces[:, 0]], points[faces[:, 2]] - points[faces[:, 0]]
-        ),
+        np.cross(points[faces[:, 1]] - points[faces[:, 0]], points[faces[:, 2]] - points[faces[:, 0]]),
         points[faces[:, 0]],
     )
     faces[outward < 0] = faces[outward < 0][:, ::-1]
