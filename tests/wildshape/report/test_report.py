@@ -1,0 +1,205 @@
+import html.parser
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_run import make_run
+
+from wildshape.cli import COMMANDS
+from wildshape.report import command
+from wildshape.report.build import build_report
+from wildshape.report.funnel import FunnelStep, count_funnel
+from wildshape.report.inputs import read_inputs
+from wildshape.report.pictures import Budget
+from wildshape.report.ranking import rank_all
+from wildshape.workspace import Workspace
+
+ANCHORS = ("headline", "funnel", "quality", "examples", "pose", "shape", "training", "run", "appendix")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """The root of a finished run."""
+    root = tmp_path_factory.mktemp("whole")
+    make_run(Workspace(root, "cow"))
+    return root
+
+
+@pytest.fixture
+def run(whole, tmp_path) -> Workspace:
+    """A finished run that a test may spoil."""
+    shutil.copytree(whole, tmp_path / "root")
+    return Workspace(tmp_path / "root", "cow")
+
+
+class Page(html.parser.HTMLParser):
+    """Tags, attributes and text of a page; complains of tags that do not close."""
+
+    VOID = {"meta", "img", "br", "link", "path", "rect", "circle"}
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.ids: list[str] = []
+        self.words = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.attributes += attributes
+        self.ids += [value for name, value in attributes if name == "id"]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.attributes += attributes
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words += data
+
+
+def read(workspace: Workspace) -> Page:
+    page = Page(workspace.report_path.read_text(encoding="utf-8"))
+    assert page.open == []
+    return page
+
+
+def test_the_page_of_a_whole_run(run):
+    summary = build_report(run)
+    page = read(run)
+    assert [name for name in page.ids if name in ANCHORS] == list(ANCHORS)
+    assert "No clear" not in page.words and summary["verdict"]["text"] in page.words
+    assert summary["verdict"]["tone"] == "good"
+    assert "Run:" not in page.words, "a whole run waits for nothing"
+    for words in ("borderline", "labels + 20 pseudo-labels (CF-CM)", "gone (404)", "train pose network"):
+        assert words in page.words
+    tiles = [value for name, value in page.attributes if name == "src" and value]
+    assert len(tiles) == 4 * 3 * 6 + 1
+    assert run.report_path.stat().st_size < 5e6
+
+
+def test_the_page_needs_nothing_beside_it(run):
+    build_report(run)
+    page = read(run)
+    loads = [v for name, v in page.attributes if name in ("src", "href", "data", "srcset", "poster") and v]
+    assert loads and all(value.startswith(("data:image/jpeg;base64,", "#")) for value in loads)
+    text = run.report_path.read_text(encoding="utf-8")
+    assert "@import" not in text and "url(" not in text and "fetch(" not in text
+
+
+def test_the_summary_holds_the_numbers(run):
+    build_report(run)
+    summary = json.loads(run.summary_path.read_text())
+    assert [arm["role"] for arm in summary["arms"]] == ["labels", "selected", "ceiling"]
+    assert summary["arms"][1]["auc_over_labels"] == pytest.approx(5.7)
+    assert summary["quality"]["all"]["instances"] == 60
+    assert summary["quality"]["all"]["without_truth"] == 3
+    assert set(summary["quality"]["selections"]) == {
+        f"{c}_20" for c in ("kpconf", "cf_mt", "cf_cm", "cf_cm2", "random")
+    }
+    assert summary["stages"]["pose_test"]["instances"] == 312
+    assert summary["timings"]["draw"] == 3.0
+    assert summary["training"]["acsm/cf_cm"]["steps"] == 1000
+
+
+def test_funnel_steps_account_for_every_row(run):
+    steps = {step.key: step for step in count_funnel(read_inputs(run))}
+    for step in steps.values():
+        if step.total is not None:
+            assert step.kept + sum(step.losses.values()) == step.total, step.key
+    images = read_inputs(run).tables["images"]
+    assert steps["matched"].kept == len(images)
+    assert steps["downloaded"].losses["gone (404)"] == (images["status"] == "not_found").sum()
+    assert steps["distinct"].kept == (images["status"] == "ok").sum()
+    assert steps["distinct"].losses == {
+        "near-duplicates of another": (images["status"] == "duplicate").sum(),
+        "also in the labelled set": (images["status"] == "in_labels").sum(),
+    }
+    assert steps["instances"].kept == steps["keypoints"].kept == 60
+    assert steps["selected_cf_mt_20"] == FunnelStep(
+        "selected_cf_mt_20", "selected by CF-MT", "animals", 60, 20, {"ranked lower": 40}
+    )
+
+
+def test_rankings_begin_with_the_selections(run):
+    inputs = read_inputs(run)
+    rankings = rank_all(inputs)
+    assert set(rankings) == {"kpconf", "cf_mt", "cf_cm", "cf_cm2"}
+    for name, ranking in rankings.items():
+        assert ranking.complete and len(ranking.ids) == 60
+        assert ranking.ids[:20].tolist() == inputs.selections[f"{name}_20"]["instance_id"].tolist()
+
+
+def test_a_run_without_anything(workspace):
+    build_report(workspace)
+    page = read(workspace)
+    assert "python prepare_data/search_metadata.py --category cow" in page.words
+    assert "python acsm/evaluate.py --category cow" in page.words
+    assert "No verdict yet" in page.words
+
+
+@pytest.mark.parametrize(
+    "absent",
+    [
+        "data/cow/instances.parquet", "data/cow/images.parquet", "data/cow/candidates.parquet",
+        "data/cow/labels.parquet", "data/cow/images", "runs/cow/keypoints",
+        "runs/cow/keypoints/truth.parquet", "runs/cow/keypoints/pose.parquet",
+        "runs/cow/keypoints/pose_aux.parquet", "runs/cow/selections",
+        "runs/cow/metrics", "runs/cow/checkpoints", "runs/cow/pictures",
+    ],
+)  # fmt: skip
+def test_a_run_without_a_part(run, absent):
+    place = run.root / absent
+    shutil.rmtree(place) if place.is_dir() else place.unlink()
+    build_report(run)
+    read(run)
+
+
+def test_without_truth_it_says_so(run):
+    run.keypoints_path("truth").unlink()
+    summary = build_report(run)
+    assert summary["quality"] == {"available": False}
+    assert "There is no ground truth for these web images" in " ".join(read(run).words.split())
+
+
+def test_files_that_cannot_be_read_are_named(run):
+    run.table_path("labels").write_bytes(b"no parquet")
+    run.metrics_path("pose_test").write_text("{")
+    (run.checkpoint_dir("pose") / "manifest.json").write_text("[")
+    (run.pictures_dir / "broken.png").write_bytes(b"no picture")
+    summary = build_report(run)
+    assert len(summary["problems"]) == 3
+    words = read(run).words
+    assert "labels.parquet" in words and "expected JSON" in words
+
+
+def test_names_cannot_break_the_page(run):
+    name = run.pictures_dir / "acsm_x.png"
+    shutil.copy(next(run.pictures_dir.glob("*.png")), name)
+    name.with_suffix(".json").write_text(json.dumps({"caption": "<script>alert(1)</script>"}))
+    build_report(run)
+    text = run.report_path.read_text(encoding="utf-8")
+    assert "<script>alert" not in text and "&lt;script&gt;alert" in text
+
+
+def test_pictures_stay_within_the_budget():
+    picture = np.random.default_rng(0).integers(0, 255, (80, 80, 3), dtype=np.uint8)
+    budget = Budget(10_000)
+    embedded = [budget.embed(picture, "x") for _ in range(4)]
+    kept = [p for p in embedded if p is not None]
+    assert 0 < len(kept) < 4 and budget.refused == 4 - len(kept)
+    assert sum(len(p.source) for p in kept) < 10_200
+
+
+def test_the_command(run, capsys):
+    assert COMMANDS["report"][0] == "wildshape.report.command"
+    assert command.main(["--category", "cow", "--data-root", str(run.root)]) == 0
+    out = capsys.readouterr().out
+    assert "Pseudo-labels help" in out and re.search(r"wrote runs/cow/report.html \(\d\.\d MB\)", out)

@@ -1,0 +1,67 @@
+"""runs/<name>/metrics.json: every number of the report in one file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from wildshape.files import write_json
+from wildshape.report.analysis import Analysis
+from wildshape.report.results import difference
+
+UNITS = {
+    "arms": "auc in percent, camera_error_deg in degrees; intervals 95 %",
+    "quality": "pck and auc as fractions, errors in units of the box's longer side; intervals 95 %",
+    "timings": "seconds",
+}
+
+
+def summarise(analysis: Analysis) -> dict[str, Any]:
+    """Every number of the run, JSON-able once NumPy values are plain (as `write_json` makes them)."""
+    inputs = analysis.inputs
+    workspace = inputs.workspace
+    quality: dict[str, Any] = {"available": analysis.quality is not None}
+    if analysis.quality is not None:
+        quality |= {**analysis.quality, "curves": analysis.curves}
+    return {
+        "category": workspace.category.name,
+        "name": workspace.name,
+        **analysis.facts,
+        "units": UNITS,
+        "verdict": {"text": analysis.verdict.text, "tone": analysis.verdict.tone},
+        "arms": _arms(analysis),
+        "funnel": [step.as_dict() for step in analysis.funnel],
+        "selections": [vars(selected) for selected in analysis.selections],
+        "quality": quality,
+        "training": {
+            name: {key: checkpoint.manifest.get(key) for key in ("step", "steps", "best", "config")}
+            for name, checkpoint in inputs.checkpoints.items()
+        },
+        "timings": inputs.timings(),
+        "stages": {name: facts for name, facts in inputs.metrics.items() if name != "timings"},
+        "problems": inputs.problems,
+    }
+
+
+def _arms(analysis: Analysis) -> list[dict[str, Any]]:
+    labels = next((arm for arm in analysis.arms if arm.role == "labels"), None)
+    rows = []
+    for arm in analysis.arms:
+        row: dict[str, Any] = {"arm": arm.name, "title": arm.title, "role": arm.role, "split": arm.split}
+        for key, measure in (("auc", arm.auc), ("camera_error_deg", arm.camera)):
+            row |= {key: measure.value, f"{key}_interval": [measure.low, measure.high]}
+        if labels is not None and arm is not labels:
+            change = difference(arm.auc, labels.auc)
+            row["auc_over_labels"] = change.value
+            row["auc_over_labels_interval"] = [change.low, change.high]
+            change = difference(arm.camera, labels.camera)
+            row["camera_error_over_labels"] = change.value
+            row["camera_error_over_labels_interval"] = [change.low, change.high]
+        rows.append(row)
+    return rows
+
+
+def write_summary(analysis: Analysis) -> dict[str, Any]:
+    """Write metrics.json of the run and return it."""
+    summary = summarise(analysis)
+    write_json(analysis.inputs.workspace.summary_path, summary)
+    return summary
