@@ -163,8 +163,11 @@ def _selected(inputs: RunInputs) -> list[FunnelStep]:
     with_keypoints = np.array([name in labelled for name in instances["instance_id"]], dtype=bool)
     usable, losses = with_keypoints, {"without keypoints": int((~with_keypoints).sum())}
     if "images" in inputs.tables:
-        status = dict(zip(inputs.tables["images"]["image_id"], inputs.tables["images"]["status"]))
-        repeats = np.array([status.get(name) in REPEATS for name in instances["image_id"]], dtype=bool)
+        images = inputs.tables["images"]
+        # the same bytes at two addresses are one image, "ok" at one and "duplicate" at the other
+        marked = set(images["image_id"][np.isin(images["status"], REPEATS)])
+        marked -= set(images["image_id"][images["status"] == "ok"])
+        repeats = np.array([name in marked for name in instances["image_id"]], dtype=bool)
         losses["in images that repeat others"] = int((with_keypoints & repeats).sum())
         usable = with_keypoints & ~repeats
     count = int(usable.sum())

@@ -1,4 +1,4 @@
-"""How good pseudo-labels are where the truth is known: all, random and selected ones. NumPy only.
+"""How good pseudo-labels are where the truth is known: all, random and selected ones.
 
 Errors are in units of the box's longer side; keypoints count where the truth's confidence is above 0.
 Keypoints of detections that match no true animal have no truth and are counted apart.
@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from wildshape.metrics import bootstrap_interval, keypoint_errors, pck_counts
-from wildshape.tables import Table
+from wildshape.tables import Table, read_table
+from wildshape.workspace import Workspace
 
 THRESHOLDS = (0.02, 0.04, 0.06, 0.08, 0.10)
 AUC_THRESHOLDS = (0.06, 0.07, 0.08, 0.09, 0.10)  # those of the 3D evaluation, so that both compare
@@ -162,3 +163,20 @@ def quality_table(compared: Compared, selections: Mapping[str, Iterable[str]]) -
             found["beats_random"] = bool(found["auc"] > high)
         table["selections"][name] = found
     return table
+
+
+def selection_quality(workspace: Workspace, criterion: str, count: int, threshold: float = 0.10) -> float:
+    """PCK in percent, at one of `THRESHOLDS`, of the pseudo-labels that a criterion selected.
+
+    Raises:
+        UserError: if the selection, its keypoints or the truth are missing.
+    """
+    command = f"python prepare_data/data_selection.py --category {workspace.category.name}"
+    command += f" --filter {criterion} --selection_num {count}"
+    path = workspace.require(workspace.selection_path(criterion, count), command)
+    pose, truth = workspace.load_keypoints("pose"), workspace.load_keypoints("truth")
+    compared = compare(pose, truth, workspace.load("instances"))
+    rows = compared.rows_of(read_table(path, "selections")["instance_id"])
+    count_all = compared.total[rows].sum()
+    correct = compared.correct[rows, _ALL.index(threshold)].sum()
+    return float(100 * correct / count_all) if count_all else float("nan")

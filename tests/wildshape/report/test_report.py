@@ -9,11 +9,13 @@ import pytest
 from small_run import make_run
 
 from wildshape.cli import COMMANDS
+from wildshape.errors import UserError
 from wildshape.report import command
 from wildshape.report.build import build_report
 from wildshape.report.funnel import FunnelStep, count_funnel
 from wildshape.report.inputs import read_inputs
 from wildshape.report.pictures import Budget
+from wildshape.report.quality import selection_quality
 from wildshape.report.ranking import rank_all
 from wildshape.workspace import Workspace
 
@@ -126,6 +128,25 @@ def test_funnel_steps_account_for_every_row(run):
     assert steps["selected_cf_mt_20"] == FunnelStep(
         "selected_cf_mt_20", "selected by CF-MT", "animals", 60, 20, {"ranked lower": 40}
     )
+
+
+def test_the_same_bytes_at_two_addresses_lose_no_animal(run):
+    inputs = read_inputs(run)
+    images = inputs.tables["images"]
+    first, twin = np.flatnonzero(images["image_id"] == inputs.tables["instances"]["image_id"][0])[0], 3
+    ids, status = images["image_id"].copy(), images["status"].copy()
+    ids[twin], status[twin] = ids[first], "duplicate"
+    inputs.tables["images"] = images.with_columns(image_id=ids, status=status)
+    steps = {step.key: step for step in count_funnel(inputs)}
+    assert steps["keypoints"].kept == 60 and steps["keypoints"].losses == {}
+
+
+def test_selection_quality_is_that_of_the_table(run):
+    summary = build_report(run)
+    found = selection_quality(run, "cf_cm", 20)
+    assert found == pytest.approx(100 * summary["quality"]["selections"]["cf_cm_20"]["pck"]["0.10"])
+    with pytest.raises(UserError, match=r"--filter cf_cm --selection_num 21"):
+        selection_quality(run, "cf_cm", 21)
 
 
 def test_rankings_begin_with_the_selections(run):
