@@ -20,6 +20,7 @@ from wildshape.files import atomic_path
 from wildshape.stage import MapStage
 
 _AHEAD = 4096
+_STORING = 16  # threads: they wait for the disk more than they decode
 _RESULT = ("image_id", "path", "width", "height", "phash", "status", "error")
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.\w+")
 _HEADER = "settings"
@@ -158,7 +159,7 @@ class DownloadStage(MapStage):
         self._next = 0
         self._pending: dict[str, Future[dict[str, Any]]] = {}
         self._journal = Journal(config.journal)
-        self._pool = ThreadPoolExecutor(2, thread_name_prefix="decode")
+        self._pool = ThreadPoolExecutor(_STORING, thread_name_prefix="store")
         self._loop = asyncio.new_event_loop()
         self._fetcher: Fetcher | None = None
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)

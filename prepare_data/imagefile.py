@@ -57,7 +57,8 @@ def inspect_image(data: bytes, min_side: int = 1) -> ImageFacts:
             if image.width * image.height > _MAX_PIXELS:
                 raise BadImage("too_large", f"{image.width} x {image.height} pixels")
             image.load()
-            pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            ImageOps.exif_transpose(image, in_place=True)
+            pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except UnidentifiedImageError:
         start = data[:16].decode("ascii", errors="replace").strip()
         raise BadImage("not_image", f"expected an image; found bytes {start!r}") from None

@@ -262,9 +262,10 @@ def test_an_image_on_file_is_always_on_record(workspace, server, quick, monkeypa
     journal = workspace.table_path("downloads").with_suffix(".journal.jsonl")
     known = read_journal(journal, "record_id")
     on_record = {row["path"].rpartition("/")[2] for row in known.values() if row.get("path")}
-    assert {path.name for path in workspace.images_dir.rglob("*.jpg")} <= on_record
+    on_file = {path.name for path in workspace.images_dir.rglob("*.jpg")}
+    assert on_file <= on_record
     assert run(Config(**FAST), workspace)["by_status"] == {"ok": 2}
-    assert sum(server.hits.values()) == 3
+    assert sum(server.hits.values()) <= 4 - len(on_file)
 
 
 def test_images_of_the_labelled_set_are_marked(workspace, server, quick):
