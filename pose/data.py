@@ -3,15 +3,20 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from wildshape.crops import read_image
+from wildshape.cli import say
+from wildshape.crops import image_paths, read_image
 from wildshape.errors import UserError
 from wildshape.geometry import box_side, crop_affine, warp_crop
 from wildshape.skeleton import Skeleton, load_skeleton
 from wildshape.tables import Table
+
+if TYPE_CHECKING:
+    from wildshape.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -152,6 +157,31 @@ def join_records(parts: Sequence[PoseRecords]) -> PoseRecords:
         counts=np.concatenate([p.counts for p in parts]),
         skipped=sum((p.skipped for p in parts), ()),
     )
+
+
+def load_records(workspace: "Workspace", split: str, category: str | None = None) -> PoseRecords:
+    """Labels of one split on the workspace's skeleton.
+
+    Args:
+        workspace: whose skeleton is used.
+        split: "train", "val" or "test".
+        category: whose labels; by default the workspace's.
+
+    Raises:
+        UserError: the tables are missing, or no keypoint name fits.
+    """
+    source = workspace if category is None else workspace.sibling(category=category)
+    labels = source.load("labels", "the pose network")
+    images = source.load("labelled_images", "the pose network")
+    return select_records(labels, image_paths(images, source), workspace.category.skeleton, split)
+
+
+def tell_skipped(skipped: Sequence[tuple[str, str]], total: int, what: str) -> None:
+    """Say which labels were left out, and why, if any."""
+    if skipped:
+        shown = "; ".join(f"{name}: {reason}" for name, reason in skipped[:5])
+        more = f"; and {len(skipped) - 5} more" if len(skipped) > 5 else ""
+        say(f"left out {len(skipped)} of {total} {what} ({shown}{more})")
 
 
 class PoseSamples:

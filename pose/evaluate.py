@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from pose.data import AUGMENTATIONS, PoseSamples
+from pose.data import AUGMENTATIONS, PoseSamples, load_records, tell_skipped
 from pose.predict import PosePredictor
 from pose.pseudo_labels import load_predictor
-from pose.train import load_records, tell_skipped
 from wildshape.cli import CommonConfig, say, script_main
 from wildshape.errors import UserError
 from wildshape.metrics import bootstrap_interval, pck_counts

@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pose.data import AUGMENTATIONS, PoseRecords, PoseSamples, join_records, select_records
+from pose.data import AUGMENTATIONS, PoseRecords, PoseSamples, join_records, load_records, tell_skipped
 from pose.heatmaps import joints_mse, make_targets, xy_crop_to_cell
 from pose.model import STRIDE, PoseNet, load_imagenet, load_published
 from pose.predict import PosePredictor, normalise
 from wildshape.cli import CommonConfig, say, script_main
-from wildshape.crops import image_paths
 from wildshape.errors import UserError
 from wildshape.geometry import crop_affine, warp_crop
 from wildshape.metrics import pck
@@ -177,31 +176,6 @@ class PoseTask:
         values = pck(xy, self._val.xy, self._val.counts, self._val.box_side, self.thresholds)
         metrics = {f"pck@{t:g}": float(value) for t, value in zip(self.thresholds, values)}
         return {**metrics, "confidence": float(confidence[self._val.counts].mean())}
-
-
-def load_records(workspace: "Workspace", split: str, category: str | None = None) -> PoseRecords:
-    """Labels of one split on the workspace's skeleton.
-
-    Args:
-        workspace: whose skeleton is used.
-        split: "train", "val" or "test".
-        category: whose labels; by default the workspace's.
-
-    Raises:
-        UserError: the tables are missing, or no keypoint name fits.
-    """
-    source = workspace if category is None else workspace.sibling(category=category)
-    labels = source.load("labels", "the pose network")
-    images = source.load("labelled_images", "the pose network")
-    return select_records(labels, image_paths(images, source), workspace.category.skeleton, split)
-
-
-def tell_skipped(skipped: Sequence[tuple[str, str]], total: int, what: str) -> None:
-    """Say which labels were left out, and why, if any."""
-    if skipped:
-        shown = "; ".join(f"{name}: {reason}" for name, reason in skipped[:5])
-        more = f"; and {len(skipped) - 5} more" if len(skipped) > 5 else ""
-        say(f"left out {len(skipped)} of {total} {what} ({shown}{more})")
 
 
 def build_model(config: Config, workspace: "Workspace") -> tuple[PoseNet, _Resolved, str]:

@@ -6,11 +6,11 @@ import torch
 from pose_world import KEYPOINTS, SKELETON, make_world
 
 import pose.train as train
-from pose import evaluate
-from pose.data import PoseSamples
+from pose import data, evaluate
+from pose.data import PoseSamples, load_records
 from pose.model import PoseNet
 from pose.predict import PosePredictor
-from pose.train import PoseTask, load_records
+from pose.train import PoseTask
 from wildshape import training
 from wildshape.errors import UserError
 from wildshape.files import read_json
@@ -82,8 +82,8 @@ def test_aux_differs_in_every_draw(world):
 
 def test_the_test_split_is_never_read(world, monkeypatch):
     read = []
-    original = train.select_records
-    monkeypatch.setattr(train, "select_records", lambda *a: read.append(a[-1]) or original(*a))
+    original = data.select_records
+    monkeypatch.setattr(data, "select_records", lambda *a: read.append(a[-1]) or original(*a))
     train.run(config(steps=1), world.sibling(name="splits"))
     assert sorted(read) == ["train", "val"]
 
