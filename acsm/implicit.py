@@ -77,10 +77,12 @@ def _capsule(
     """Field [N] of one tapered capsule, and the mean radius [N] at the nearest axis point."""
     a = np.asarray(start.position)
     axis = np.asarray(end.position) - a
-    along = (points - a) @ axis / max(float(axis @ axis), 1e-12)
+    # Sums of products, not matrix products: those round by the number of threads, and the mesh must
+    # be the same everywhere.
+    along = np.einsum("nc,c->n", points - a, axis) / max(float((axis * axis).sum()), 1e-12)
     t = np.clip(along, 0, 1)
     offset = points - a - t[:, None] * axis
-    across = offset @ flat
+    across = np.einsum("nc,c->n", offset, flat)
     beside2 = np.maximum(np.einsum("nc,nc->n", offset, offset) - across**2, 0)
     radius = start.radius + t * (end.radius - start.radius)
     thickness = start.thickness + t * (end.thickness - start.thickness)

@@ -82,10 +82,12 @@ def render_shaded(
         shaded *= _open_sky(fragments.depth[0], seen, light.crevices)[..., None]
 
     def pixels(values: np.ndarray) -> np.ndarray:
-        blocks = values.reshape(size, supersample, size, supersample, -1)
-        return blocks.mean(axis=(1, 3), dtype=np.float32)
+        samples = [
+            values[i::supersample, j::supersample] for i in range(supersample) for j in range(supersample)
+        ]
+        return sum(samples[1:], samples[0]) / np.float32(supersample**2)
 
-    coverage = pixels(seen)
+    coverage = pixels(seen[..., None].astype(np.float32))
     behind = np.ones(3, np.float32) if background is None else _unit_colours(background)
     picture = pixels(np.clip(shaded, 0, 1)) + (1 - coverage) * behind
     return np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8), coverage[..., 0]
