@@ -11,10 +11,14 @@ import numpy as np
 from PIL import Image
 
 from wildshape.crops import ImageError, image_paths, read_image
+from wildshape.geometry import crop_affine, warp_crop
 from wildshape.report.blocks import Picture
 from wildshape.report.drawing import draw_keypoints, instance_tile
 from wildshape.report.inputs import RunInputs
 from wildshape.tables import Table
+
+MARGIN = 1.25  # side of a tile relative to the box's longer side
+OUTSIDE = 214  # grey beyond the image's edge: black would draw the eye
 
 
 @dataclass
@@ -80,6 +84,11 @@ class Tiles:
                 image = read_image(path)
             except ImageError:
                 image = None  # the tile stays grey
-        tile, affine = instance_tile(image, self._instances["box_xyxy"][row], self.size)
+        box = self._instances["box_xyxy"][row]
+        if image is None:
+            tile, affine = instance_tile(None, box, self.size)
+        else:
+            affine = crop_affine(box, self.size, scale=MARGIN)
+            tile = warp_crop(image, affine, self.size, fill=OUTSIDE)
         xy = affine.apply(self._keypoints["xy"][keypoint_row])
         return draw_keypoints(tile, xy, self._keypoints["confidence"][keypoint_row], self._skeleton)

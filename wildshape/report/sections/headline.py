@@ -26,12 +26,11 @@ def headline(analysis: Analysis) -> Section:
         "added, and with the true labels of the same web images in their place, which is the most that "
         "better pseudo-labels could give."
     )
-    blocks: list[Block] = [Note(analysis.verdict.text, f"verdict {analysis.verdict.tone}")]
-    arms = analysis.arms
-    flags = analysis.inputs.run_flags
+    title, arms, flags = "Do pseudo-labels help?", analysis.arms, analysis.inputs.run_flags
     if not arms:
-        blocks.append(missing("No 3D model was measured.", f"python acsm/evaluate.py {flags}"))
-        return Section("headline", "Do pseudo-labels help?", blocks, lead)
+        note = missing("No verdict yet: no 3D model was measured.", f"python acsm/evaluate.py {flags}")
+        return Section("headline", title, [note], lead)
+    blocks: list[Block] = [Note(analysis.verdict.text, f"verdict {analysis.verdict.tone}")]
     charts = [
         _chart(arms, "AUC in percent; further right is better", lambda arm: arm.auc, _plain),
         _chart(arms, "Camera error; further left is better", lambda arm: arm.camera, _degrees),
@@ -45,7 +44,7 @@ def headline(analysis: Analysis) -> Section:
     blocks.append(_table(arms))
     if not any(arm.role == "ceiling" for arm in arms):
         blocks.append(Note("There is no ceiling: the true labels of the web images are not known."))
-    return Section("headline", "Do pseudo-labels help?", blocks, lead)
+    return Section("headline", title, blocks, lead)
 
 
 def _plain(value: float) -> str:
