@@ -13,6 +13,7 @@ from acsm.renderer import rasterize, render_shaded
 from acsm.template import ArticulatedTemplate, template_for
 from wildshape.category import list_categories, load_category
 from wildshape.files import atomic_path
+from wildshape.workspace import find_root
 
 COATS = {
     "horse": (0.55, 0.36, 0.22), "cow": (0.62, 0.47, 0.36), "sheep": (0.90, 0.87, 0.80),
@@ -104,7 +105,8 @@ def _row(name: str, template: ArticulatedTemplate, cell: int) -> list[Image.Imag
 
 def draw_sheet(names: Sequence[str], cell: int = 320) -> Image.Image:
     """A row a category: side, side by parts with keypoints, front, three-quarter, a stride twice."""
-    rows = [_row(name, template_for(load_category(name)), cell) for name in names]
+    root = find_root()  # one's own categories, too
+    rows = [_row(name, template_for(load_category(name, root)), cell) for name in names]
     sheet = Image.new("RGB", (cell * len(rows[0]), cell * len(rows)), (255, 255, 255))
     for i, row in enumerate(rows):
         for j, image in enumerate(row):
