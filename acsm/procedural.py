@@ -207,7 +207,11 @@ def place_landmarks(points: np.ndarray, weights: np.ndarray, anatomy: Anatomy) -
         allowed = np.isin(main, [PARTS.index(part) for part in landmark.parts])
         allowed &= (points[:, 0] == 0) if landmark.midline else (points[:, 0] > 0)
         if not allowed.any():
-            raise UserError(f"template.procedural: expected room for the keypoint {name}")
+            raise UserError(
+                f"template.procedural: expected a place for the keypoint {name} on "
+                f"{' or '.join(landmark.parts)}; found none (is that part inside another, or does "
+                "the belly reach the ground?)"
+            )
         distance = np.linalg.norm(points - np.array(landmark.position), axis=1)
         found[name] = int(np.where(allowed, distance, np.inf).argmin())
     return found

@@ -194,6 +194,12 @@ def test_proportions_that_do_not_fit(params, message):
         template_for(spec_with({"procedural": params}))
 
 
+def test_a_belly_on_the_ground_is_refused():
+    params = {"trunk": {"withers": 0.4, "back": 0.3, "croup": 0.4, "belly_depth": 0.8}}
+    with pytest.raises(UserError, match="expected a place for the keypoint .*belly"):
+        template_for(spec_with({"procedural": params}))
+
+
 def test_a_template_node_of_neither_kind():
     with pytest.raises(UserError, match="expected template: procedural or file"):
         template_for(spec_with({"obj": "x"}))
