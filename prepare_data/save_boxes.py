@@ -237,7 +237,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
             log.close()
     seconds = time.perf_counter() - start
     metrics = summarise(read_journal(out.with_suffix(".log.jsonl"), "image_id"), instances)
-    metrics["detector"] = detector.name
+    metrics["detector"] = detector.title
     if opened:
         metrics["seconds"] = round(seconds, 3)
         metrics["images_per_second"] = round(len(usable) / seconds, 2)

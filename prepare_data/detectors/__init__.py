@@ -29,6 +29,7 @@ from wildshape.workspace import Workspace
 
 Detection = tuple[np.ndarray, np.ndarray, list[str]]
 PUBLISHED_THRESHOLD = 0.95
+SIMULATED = "simulated: ground truth with misses, false alarms and jitter"
 
 _BACKENDS: Mapping[str, tuple[str, str]] = {
     "torchvision": ("prepare_data.detectors.torchvision_models", "make"),
@@ -82,11 +83,18 @@ class LoadedDetector:
         name: As written in the instances table.
         settings: What its results depend on: the request, and hashes of files.
         make: Makes the detector; raises UserError if that cannot be done here.
+        note: What a reader of its results must know, or "".
     """
 
     name: str
     make: Callable[[], Detector]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def title(self) -> str:
+        """Name and note, as shown to people."""
+        return f"{self.name} ({self.note})" if self.note else self.name
 
 
 def parse_opts(opts: Sequence[str]) -> dict[str, str]:
@@ -138,7 +146,7 @@ def find_detector(
     def make() -> Detector:
         return getattr(importlib.import_module(module), function)(request)  # type: ignore[no-any-return]
 
-    return LoadedDetector(spec, make, settings)
+    return LoadedDetector(spec, make, settings, SIMULATED if backend == "diorama" else "")
 
 
 def _plug_in(file: Path, name: str, options: Mapping[str, str]) -> Detector:

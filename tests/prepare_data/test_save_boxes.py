@@ -386,3 +386,8 @@ def test_coco_order(index, name):
 def test_provenance_names_the_images(photos, workspace):
     run(config(), workspace)
     assert list(input_hashes(workspace.root, workspace.table_path("images"))) == ["data/cow/images.parquet"]
+
+
+def test_the_simulated_detector_is_called_so(workspace):
+    assert find_detector("diorama", workspace).title.startswith("diorama (simulated: ground truth")
+    assert find_detector("torchvision", workspace).title == "torchvision"
