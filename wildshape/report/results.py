@@ -96,7 +96,8 @@ def read_arms(inputs: RunInputs) -> list[Arm]:
     """
     found: dict[str, Arm] = {}
     for stem, facts in inputs.metrics.items():
-        if not (stem.startswith("acsm") and isinstance(facts, Mapping) and "auc" in facts):
+        measured = stem.startswith("acsm") and not stem.startswith("acsm_train")
+        if not (measured and isinstance(facts, Mapping) and "auc" in facts):
             continue
         split = str(facts.get("split", "test"))
         name = str(facts.get("arm") or _arm_from_stem(stem, split))

@@ -183,7 +183,8 @@ def line_chart(series: Sequence[Series], axes: Axes, *, width: float = 520, heig
     for value, name in axes.rules:
         x = frame.x(value)
         body.append(f'<path class="rule" d="M{x:.1f} {top - 4:.1f}V{frame.bottom:.1f}"/>')
-        body.append(text_element(x, top - 8, name, "muted", "middle"))
+        centre = max(x, text_width(name) / 2)  # inside the picture
+        body.append(text_element(centre, top - 8, name, "muted", "middle"))
     body += [part for s, x, y in data for part in _draw_series(frame, s, x, y)]
     names_at = _legend if axes.legend else _end_names
     body += names_at(frame, data)

@@ -92,7 +92,8 @@ def _curves(analysis: Analysis) -> str:
             series.append(Series(criterion_title(name), counts, 100 * curves[name], tone_of(name)))
     sizes = sorted({s.count for s in analysis.selections if s.criterion not in ("random", "all")})
     rules = [(float(size), f"{size:,} selected") for size in sizes[:3] if counts[0] <= size <= counts[-1]]
-    axes = Axes("number of pseudo-labels selected", "AUC (%)", rules=rules, legend=True)
+    x_range = (0.0, float(counts[-1]))
+    axes = Axes("number of pseudo-labels selected", "AUC (%)", x_range, rules=rules, legend=True)
     return line_chart(series, axes, width=900, height=330)
 
 
@@ -181,7 +182,7 @@ def _tile(analysis: Analysis, ranking: Ranking, rank: int, tiles: Tiles, budget:
     drawn = tiles.draw(name)
     if drawn is None:
         return None
-    caption = f"#{rank + 1:,} · {ranking.values[rank]:.3g}"
+    caption = f"#{rank + 1:,} · {ranking.values[rank]:.4g}"
     if analysis.compared is not None:
         rows = analysis.compared.rows_of([name])
         error = analysis.compared.error[rows[0]] if len(rows) else np.empty(0)
@@ -189,5 +190,5 @@ def _tile(analysis: Analysis, ranking: Ranking, rank: int, tiles: Tiles, budget:
         if counted.any():
             caption += f" · {100 * (error[counted] <= 0.1).mean():.0f} %"
         elif len(rows):
-            caption += " · no animal"
+            caption += " · no truth"
     return budget.embed(drawn, caption)
