@@ -1,0 +1,77 @@
+"""Starting a 3D model from another checkpoint: a 3D model's, or a pose network's encoder."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from acsm.model import ACSM
+from wildshape.errors import UserError
+
+if TYPE_CHECKING:
+    from acsm.template import ArticulatedTemplate
+
+
+def start_from(model: ACSM, path: str | Path, template: ArticulatedTemplate) -> str:
+    """Copy into a model what a checkpoint has for it.
+
+    From a 3D model everything is taken that has the same shape; its parts only if they are the same
+    parts. From a pose network with a ResNet-18 the backbone is taken.
+
+    Args:
+        model: filled in place.
+        path: a checkpoint of ``acsm/train.py`` or ``pose/train.py``, or a published pose network.
+        template: the model's template.
+
+    Returns:
+        What was taken, in words.
+
+    Raises:
+        UserError: there is no such file, or nothing in it fits.
+    """
+    state = _read(Path(path))
+    extra = state.get("extra") if isinstance(state.get("extra"), Mapping) else {}
+    parameters: Mapping[str, Any] = state.get("model", state)
+    parameters = {k.removeprefix("module."): v for k, v in parameters.items()}
+    if any(name.startswith("backbone.") for name in parameters):
+        parameters = {
+            f"encoder.{name}": v for name, v in parameters.items() if name.startswith("backbone.")
+        }
+    elif list(extra.get("template", {}).get("part_names", ())) != list(template.part_names):
+        parameters = {k: v for k, v in parameters.items() if not k.startswith("part_head.")}
+    own = model.state_dict()
+    fitting: dict[str, Tensor] = {
+        name: value
+        for name, value in parameters.items()
+        if isinstance(value, Tensor) and name in own and own[name].shape == value.shape
+    }
+    backbone = {name for name in own if name.startswith("encoder.backbone.")}
+    if not backbone <= set(fitting):
+        raise UserError(
+            f"--init: expected a 3D model or a pose network with a ResNet-18 in {path}; found "
+            f"{len(parameters)} parameters of other names or shapes"
+        )
+    model.load_state_dict(fitting, strict=False)
+    if len(fitting) == len(own):
+        return f"{path}"
+    taken = {name.split(".")[0] for name in fitting} - {"encoder"}
+    also = f", {', '.join(sorted(taken))}" if taken else ""
+    return f"encoder{also} of {path}"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"--init: expected a checkpoint; found no file {path}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"--init: expected a checkpoint of tensors in {path}; {line}") from error
+    if not isinstance(state, dict):
+        raise UserError(f"--init: expected a checkpoint in {path}; found {type(state).__name__}")
+    return state

@@ -1,0 +1,179 @@
+"""`wildshape acsm-generate-pl`: keypoints and shapes of every detected animal by the 3D model.
+
+The keypoints are those of the articulated template seen by the predicted camera; CF-CM2 compares
+them with the pose network's. Their confidence is 1: the model, as published, has none.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from acsm.arms import load_arm
+from acsm.crops import WHITE
+from acsm.predict import ShapePredictor
+from wildshape.cli import CommonConfig, say, script_main
+from wildshape.crops import image_paths, read_image
+from wildshape.errors import UserError
+from wildshape.geometry import warp_crop
+from wildshape.stage import MapOptions, MapStage, Provenance, input_hashes, publish, run_map
+from wildshape.tables import Table
+
+if TYPE_CHECKING:
+    from wildshape.workspace import Workspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(CommonConfig):
+    """Predict keypoints and shape of every detected animal."""
+
+    arm: str = "labels"
+    """Which of the run's models."""
+    opts: tuple[str, ...] = ()
+    """MODEL.WEIGHTS FILE: predict with this checkpoint in place of the arm's."""
+    batch_size: int = 32
+    """Animals in one forward pass."""
+    num_workers: int = 0
+    """Processes that read and crop ahead."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+
+
+class ShapePseudoLabels(MapStage):
+    """Rows of instances in, one row of shapes out; rows without a readable image give nothing.
+
+    Args:
+        predictor: the model.
+        paths: file of each image id.
+    """
+
+    def __init__(self, predictor: ShapePredictor, paths: Mapping[str, Path]) -> None:
+        self.predictor = predictor
+        self.paths = paths
+        self._last: tuple[Path, np.ndarray] | None = None
+
+    def _image(self, path: Path) -> np.ndarray:
+        if self._last is None or self._last[0] != path:
+            self._last = (path, read_image(path))
+        return self._last[1]
+
+    def problem(self, row: Mapping[str, Any]) -> str | None:
+        """Why a row gives nothing, or None."""
+        path, box = self.paths.get(row["image_id"]), row["box_xyxy"]
+        if path is None:
+            return f"no file of image {row['image_id']}"
+        if not (box[2:] > box[:2]).all():
+            return "a box of no area"
+        try:
+            self._image(path)
+        except UserError as error:
+            return str(error)
+        return None
+
+    def prepare(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The crop uint8 [S, S, 3] of one instance and its affine [2, 3]."""
+        cv2.setNumThreads(0)
+        size = self.predictor.image_size
+        crop, matrix = np.zeros((size, size, 3), np.uint8), np.eye(2, 3)
+        usable = self.problem(row) is None
+        if usable:
+            affine = self.predictor.crop_affine(row["box_xyxy"])
+            crop = warp_crop(self._image(self.paths[row["image_id"]]), affine, size, WHITE)
+            matrix = affine.matrix
+        return {
+            "instance_id": row["instance_id"], "usable": usable, "crop": crop, "affine": matrix
+        }  # fmt: skip
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Columns of the shapes table."""
+        usable = np.asarray(batch["usable"], bool)
+        affines = batch["affine"][usable]
+        shapes = self.predictor.predict_crops(batch["crop"][usable], affines)
+        return {
+            "instance_id": np.asarray(batch["instance_id"], object)[usable],
+            "crop_affine": affines.reshape(-1, 6),
+            "camera": shapes.camera,
+            "part_transforms": shapes.part_transforms,
+        }
+
+
+def reprojected(predictor: ShapePredictor, shapes: Table) -> np.ndarray:
+    """Keypoints [N, K, 2] in image pixels of a shapes table."""
+    import torch
+
+    from acsm.geometry import project
+
+    model = predictor.model
+    transforms = torch.as_tensor(shapes["part_transforms"], dtype=torch.float32)
+    points = model.articulate(transforms.to(predictor.device), model.keypoint_vertices)
+    camera = torch.as_tensor(shapes["camera"])
+    return project(points.double().cpu(), camera).numpy()
+
+
+def run(config: Config, workspace: Workspace) -> dict[str, Any]:
+    """Predict into shapes/acsm and keypoints/acsm; gives the counts.
+
+    Raises:
+        UserError: the model, instances or images are missing, or the tables are there from other
+            settings.
+    """
+    predictor, path = load_arm(
+        workspace, config.arm, config.opts, device=config.device, batch_size=config.batch_size
+    )
+    instances = workspace.load("instances", "the 3D model")
+    images = workspace.load("images", "the 3D model")
+    tables = [workspace.table_path(name) for name in ("instances", "images")]
+    provenance = Provenance(
+        "acsm-generate-pl", {"arm": config.arm}, input_hashes(workspace.root, *tables, path)
+    )
+    stage = ShapePseudoLabels(predictor, image_paths(images, workspace))
+    category = workspace.category
+    shapes = run_map(
+        lambda: stage,
+        instances,
+        workspace.shapes_path("acsm"),
+        "shapes",
+        provenance,
+        options=MapOptions(
+            batch_size=config.batch_size,
+            workers=config.num_workers,
+            overwrite=config.overwrite,
+            title="acsm shapes",
+        ),
+        meta={"category": category.name, "template": category.name},
+    )
+    keypoints = Table(
+        "keypoints",
+        {
+            "instance_id": shapes["instance_id"],
+            "transform": np.full(len(shapes), "none", dtype=object),
+            "xy": reprojected(predictor, shapes),
+            "confidence": np.ones((len(shapes), len(predictor.keypoints))),
+        },
+        {"skeleton": category.skeleton.name},
+    )
+    publish(keypoints, workspace.keypoints_path("acsm"), provenance)
+    done = set(shapes["instance_id"])
+    problems = [
+        f"{row['instance_id']}: {stage.problem(row)}"
+        for row in instances.rows()
+        if row["instance_id"] not in done
+    ]
+    left = f"; left out {len(problems)} ({'; '.join(problems[:3])})" if problems else ""
+    say(f"acsm-generate-pl: {len(shapes)} of {len(instances)} animals by arm {config.arm}{left}")
+    return {"instances": len(instances), "predicted": len(shapes), "skipped": len(problems)}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the script and the command."""
+    return script_main(Config, run, argv, prog="acsm-generate-pl")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""What the keypoint-trained model minimises (ACSM, section 3.3, with confidences as weights)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the terms, as released.
+
+    Attributes:
+        keypoints: of the reprojection error.
+        translation: of the squared part translations.
+        camera: of the distance from the guiding cameras; released: 0.
+    """
+
+    keypoints: float = 3.0
+    translation: float = 10.0
+    camera: float = 0.0
+
+
+def keypoint_loss(
+    keypoints_ndc: Tensor, target_ndc: Tensor, weight: Tensor, camera_prob: Tensor | None = None
+) -> Tensor:
+    """Confidence-weighted squared reprojection error, each image counting alike.
+
+    An image's error is mean_k(w_k |x_k - x*_k|^2) / (mean_k(w_k) + 1e-4), squared distances in NDC.
+    Keypoints of weight 0 do not count, whatever their target (NaN included).
+
+    Args:
+        keypoints_ndc: predictions [B, C, K, 2].
+        target_ndc: [B, K, 2].
+        weight: confidence of each target [B, K], at least 0.
+        camera_prob: probability of each hypothesis [B, C]; the expected error is taken. None: equal.
+
+    Returns:
+        The mean over images, a scalar.
+    """
+    target = torch.where(weight[..., None] > 0, target_ndc, torch.zeros_like(target_ndc))
+    squared = (keypoints_ndc - target[:, None]).square().sum(-1)
+    error = (squared * weight[:, None]).mean(-1) / (weight.mean(-1)[:, None] + 1e-4)
+    if camera_prob is None:
+        return error.mean()
+    return (error * camera_prob).sum(1).mean()
+
+
+def translation_loss(part_transforms: Tensor) -> Tensor:
+    """Mean squared component of the part translations of [B, C, P, 8]."""
+    return part_transforms[..., 1:4].square().mean()
+
+
+def camera_guide_loss(camera: Tensor, guide: Tensor, camera_prob: Tensor) -> Tensor:
+    """Squared sine of half the angle to a guiding rotation, weighted by its trust.
+
+    Args:
+        camera: predictions [B, C, 7].
+        guide: quaternion and trust in 0..1 [B, 5].
+        camera_prob: [B, C]; the expected distance is taken.
+    """
+    cosine = (camera[..., 3:] * guide[:, None, :4]).sum(-1)
+    distance = ((1 - cosine.square()) * camera_prob).sum(1)
+    return (distance * guide[:, 4]).mean()
+
+
+def total_loss(
+    prediction: Mapping[str, Tensor],
+    target_ndc: Tensor,
+    weight: Tensor,
+    guide: Tensor | None = None,
+    weights: LossWeights | None = None,
+) -> tuple[Tensor, dict[str, float]]:
+    """The loss of a batch of predictions and its terms, for the log.
+
+    Args:
+        prediction: what `acsm.model.ACSM` gives.
+        target_ndc: [B, K, 2].
+        weight: [B, K].
+        guide: [B, 5], see `camera_guide_loss`; None: none.
+        weights: of the terms.
+    """
+    weights = weights or LossWeights()
+    keypoints = keypoint_loss(prediction["keypoints_ndc"], target_ndc, weight, prediction["camera_prob"])
+    translation = translation_loss(prediction["part_transforms"])
+    total = weights.keypoints * keypoints + weights.translation * translation
+    terms = {"keypoints": keypoints, "translation": translation}
+    if guide is not None and weights.camera:
+        terms["camera"] = camera_guide_loss(prediction["camera"], guide, prediction["camera_prob"])
+        total = total + weights.camera * terms["camera"]
+    return total, {name: float(value.detach()) for name, value in terms.items()}

@@ -1,0 +1,124 @@
+"""What the 3D model learns from and is measured on, read from a workspace's tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from acsm.data import ShapeRecords, label_records, pseudo_label_records
+from wildshape.cli import say
+from wildshape.crops import image_paths
+from wildshape.errors import UserError
+from wildshape.skeleton import Skeleton
+from wildshape.tables import Table, read_table
+
+if TYPE_CHECKING:
+    from wildshape.workspace import Workspace
+
+NEEDED_BY = "the 3D model"
+# Names by which the released scripts chose among labelled sets; all of ours are in one table.
+PUBLISHED_DATASETS = ("pascal", "animal_pose", "yfcc100m", "coco")
+
+
+def labelled(
+    workspace: Workspace, split: str | None, skeleton: Skeleton, table: str = "labels"
+) -> tuple[ShapeRecords, list[Path]]:
+    """Labelled animals of one split, and the tables they were read from.
+
+    Args:
+        workspace: whose labels.
+        split: "train", "val", "test"; None: all.
+        skeleton: to map the keypoints onto.
+        table: "labels", or "truth" for the ground truth of a synthetic world's web images.
+
+    Raises:
+        UserError: tables are missing, or hold other keypoints.
+    """
+    images = "truth_images" if table == "truth" else "labelled_images"
+    labels = workspace.load(table, NEEDED_BY)
+    paths = image_paths(workspace.load(images, NEEDED_BY), workspace)
+    return label_records(labels, paths, skeleton, split), [
+        workspace.table_path(table),
+        workspace.table_path(images),
+    ]
+
+
+def selection(workspace: Workspace, criterion: str, number: int) -> tuple[Table, Path]:
+    """The best ``number`` instances by a criterion, from the selection of that size or a longer one.
+
+    Raises:
+        UserError: no selection is long enough; names the command that makes it.
+    """
+    name = criterion.strip().lower().replace("-", "_").replace(" ", "_")
+    exact = workspace.selection_path(name, number)
+    found = {}
+    for path in exact.parent.glob(f"{name}_*.parquet"):
+        count = path.stem.removeprefix(f"{name}_")
+        if count.isdigit() and int(count) >= number:
+            found[int(count)] = path
+    if not found:
+        run_name = "" if workspace.name == workspace.category.name else f" --name {workspace.name}"
+        raise UserError(
+            f"{NEEDED_BY} needs selections/{exact.stem} for {workspace.category.name}; run: "
+            f"python prepare_data/data_selection.py --category {workspace.category.name}{run_name} "
+            f"--filter {name} --selection_num {number}"
+        )
+    path = found[min(found)]
+    table = read_table(path, "selections")
+    return table.take(np.argsort(table["rank"], kind="stable")[:number]), path
+
+
+def web(
+    workspace: Workspace, source: str, criterion: str | None, number: int | None, seed: int = 0
+) -> tuple[ShapeRecords, list[Path]]:
+    """Web animals with pseudo-labels, and the tables they were read from.
+
+    Args:
+        workspace: of the run.
+        source: whose keypoints: "pose", or "truth" for a synthetic world's ceiling.
+        criterion: the selection to keep; None keeps all, or ``number`` of them at random.
+        number: how many to keep.
+        seed: of the random choice.
+
+    Raises:
+        UserError: tables are missing, or there are fewer animals than asked for.
+    """
+    instances = workspace.load("instances", NEEDED_BY)
+    keypoints = workspace.load_keypoints(source, NEEDED_BY)
+    paths = image_paths(workspace.load("images", NEEDED_BY), workspace)
+    inputs = [workspace.table_path(name) for name in ("instances", "images")]
+    inputs.append(workspace.keypoints_path(source))
+    place = instances.lookup("instance_id")
+    if criterion is not None:
+        chosen, path = selection(workspace, criterion, number or 1000)
+        inputs.append(path)
+        ids = list(chosen["instance_id"])
+        absent = [i for i in ids if i not in place]
+        if absent:
+            raise UserError(
+                f"expected the instances of {path.name} among those detected; {len(absent)} are "
+                f"gone, such as {absent[0]}; run data_selection again with --overwrite"
+            )
+    else:
+        has = set(keypoints["instance_id"])
+        ids = [i for i in instances["instance_id"] if i in has]
+        if number is not None:
+            if number > len(ids):
+                raise UserError(
+                    f"--web_images_num {number}: expected that many animals with keypoints; found "
+                    f"{len(ids)}"
+                )
+            order = np.random.default_rng([seed, 7]).permutation(len(ids))[:number]
+            ids = [ids[i] for i in sorted(order)]
+    rows = instances.take([place[i] for i in ids])
+    return pseudo_label_records(rows, keypoints, paths, workspace.category.skeleton), inputs
+
+
+def tell_skipped(skipped: list[tuple[str, str]], total: int, what: str) -> None:
+    """Say which animals were left out, and why, if any."""
+    if skipped:
+        shown = "; ".join(f"{name}: {reason}" for name, reason in skipped[:5])
+        more = f"; and {len(skipped) - 5} more" if len(skipped) > 5 else ""
+        say(f"left out {len(skipped)} of {total} {what} ({shown}{more})")

@@ -1,0 +1,371 @@
+"""`wildshape acsm-train`: train the 3D model on labels, and on web images with pseudo-labels."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from acsm import sources
+from acsm.camera_fit import guiding_cameras
+from acsm.checkpoint_init import start_from
+from acsm.data import CropStyle, ShapeRecords, ShapeSamples, join_records
+from acsm.losses import LossWeights, total_loss
+from acsm.metrics import auc, camera_errors
+from acsm.model import ACSM, ACSMArchitecture
+from acsm.predict import ShapePredictor, normalise, pack_template, template_hash
+from acsm.template import ArticulatedTemplate, template_for
+from wildshape.cli import CommonConfig, say, script_main
+from wildshape.errors import UserError
+from wildshape.stage import Provenance, input_hashes
+from wildshape.training import FitConfig, fit, pick_device
+
+if TYPE_CHECKING:
+    from wildshape.workspace import Workspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(CommonConfig):
+    """Train the 3D model on labels, with --use_web_images also on selected pseudo-labels."""
+
+    arm: str | None = None
+    """Name of this training under checkpoints/acsm/; by default labels, or the filter."""
+    use_web_images: bool = False
+    """Also train on web images with pseudo-labels."""
+    web_images_num: int | None = None
+    """How many web animals; by default 1000 with --filter, all without."""
+    filter: str | None = None
+    """Criterion that selected them (kpconf, cf_mt, cf_cm, cf_cm2, ...); none: no selection."""
+    pl_source: str = "pose"
+    """Whose keypoints they carry: pose, pose_aux, acsm, or truth (a synthetic world's ceiling)."""
+    dataset: str = "labels"
+    """Accepted as published (pascal, animal_pose, ...): the labels table holds them all."""
+    labels_from: str = ""
+    """Other categories whose training labels are added, such as horse,sheep."""
+    label_share: float | None = None
+    """Share of labelled animals among the samples; by default that of the union, as published."""
+    init: Path | None = None
+    """Checkpoint to start from: a 3D model, or a pose network (resnet18) for the encoder."""
+    image_size: int = 256
+    """Side of the square crops in pixels."""
+    steps: int = 10_000
+    """Optimiser steps (published: 70,000)."""
+    batch_size: int = 12
+    """Crops a step."""
+    lr: float = 5e-4
+    """Adam's learning rate (published: 1e-4)."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Learning rate over the steps (published: constant)."""
+    seed: int = 0
+    """Seed of the initialisation, data order and augmentation."""
+    flip: Literal["random", "both", "none"] = "random"
+    """Mirror each sample with probability one half; or append the mirrored batch; or neither."""
+    rotation: float = 0.0
+    """Largest turn of the crops in degrees (published: 0)."""
+    colour: float = 0.2
+    """Strength of the colour augmentation (published: 0)."""
+    camera_guide: float = 1.0
+    """Weight of cameras fitted to the keypoints as a guide (published: 0, slower and often reversed)."""
+    warmup: float = 0.05
+    """Share of the steps before parts turn."""
+    num_cameras: int = 1
+    """Camera hypotheses; above one, bounded turns about as many fixed views."""
+    translations: bool = False
+    """Let parts also move."""
+    order: Literal["chain", "published"] = "chain"
+    """How a part's turn composes with its ancestors'."""
+    eval_every: int = 500
+    """Steps between evaluations on val."""
+    time_limit: float | None = None
+    """Minutes after which to stop with the state saved; the same command continues."""
+    num_workers: int = 1
+    """Threads that prepare crops ahead."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the encoder; auto takes bfloat16 where the hardware has it."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, naming the flag."""
+        if not 64 <= self.image_size <= 1024:
+            raise UserError(f"--image_size: expected 64 to 1024; found {self.image_size}")
+        if self.num_cameras < 1:
+            raise UserError(f"--num_cameras: expected at least 1; found {self.num_cameras}")
+        for name in ("label_share", "warmup"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise UserError(f"--{name}: expected 0 to 1; found {value}")
+        known = ("labels", *sources.PUBLISHED_DATASETS)
+        if self.dataset not in known:
+            raise UserError(f"--dataset: expected one of {', '.join(known)}; found {self.dataset}")
+
+    @property
+    def arm_name(self) -> str:
+        """The arm, its default filled in."""
+        if self.arm:
+            if Path(self.arm).name != self.arm or self.arm.startswith("."):
+                raise UserError(f"--arm: expected a plain name; found {self.arm}")
+            return self.arm
+        if not self.use_web_images:
+            return "labels"
+        name = self.filter or "all"
+        return name if self.pl_source == "pose" else f"{name}_{self.pl_source}"
+
+
+class ShapeTask:
+    """What `wildshape.training.fit` trains: model, samples, loss and validation.
+
+    Args:
+        model: the model, on its device.
+        samples: training crops; the first ``num_labels`` are labelled by people.
+        val: validation crops.
+        config: settings of the training.
+        num_labels: see ``samples``.
+    """
+
+    def __init__(
+        self,
+        model: ACSM,
+        samples: ShapeSamples,
+        val: ShapeSamples,
+        config: Config,
+        num_labels: int,
+    ) -> None:
+        self.model = model.to(memory_format=torch.channels_last)
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, fused=True)
+        self.samples, self.config, self.num_labels = samples, config, num_labels
+        self._weights = LossWeights(camera=config.camera_guide)
+        self._articulate_from = round(config.warmup * config.steps)
+        self._val = val.records
+        affines = [val.evaluation_affine(i) for i in range(len(val))]
+        self._val_crops = np.stack([val.crop(i, affine) for i, affine in enumerate(affines)])
+        self._val_affines = np.stack([affine.matrix for affine in affines])
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def sample(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """One varied crop (see `acsm.data.ShapeSamples.sample`)."""
+        share = self.config.label_share
+        if share is not None and 0 < self.num_labels < len(self.samples):
+            labelled = rng.random() < share
+            low, high = (0, self.num_labels) if labelled else (self.num_labels, len(self.samples))
+            index = int(rng.integers(low, high))
+        return self.samples.sample(index, rng)
+
+    def loss(self, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
+        """The loss of a batch, parts at rest during the warm-up."""
+        if self.config.flip == "both":
+            batch = self._with_mirror(batch)
+        prediction = self.model(normalise(batch["crop"]), articulated=step >= self._articulate_from)
+        return total_loss(prediction, batch["target_ndc"], batch["weight"], batch["guide"], self._weights)
+
+    def _with_mirror(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        flip = self.model.keypoint_flip
+        signs = batch["target_ndc"].new_tensor((-1.0, 1.0))
+        guide = batch["guide"].new_tensor((1.0, 1.0, -1.0, -1.0, 1.0))
+        mirrored = {
+            "crop": batch["crop"].flip(2),
+            "target_ndc": batch["target_ndc"][:, flip] * signs,
+            "weight": batch["weight"][:, flip],
+            "guide": batch["guide"] * guide,
+        }
+        return {name: torch.cat((batch[name], value)) for name, value in mirrored.items()}
+
+    def evaluate(self) -> dict[str, float]:
+        """AUC (percent) and mean camera error (degrees) on the validation animals."""
+        predictor = ShapePredictor(self.model, None, (), device=str(next(self.model.parameters()).device))
+        shapes = predictor.predict_crops(self._val_crops, self._val_affines)
+        val = self._val
+        metrics = {"auc": auc(shapes.xy_image, val.xy, val.weight > 0, val.box_side)}
+        errors = camera_errors(shapes.camera, val.camera)
+        if np.isfinite(errors).any():
+            metrics["camera_error_deg"] = float(np.nanmean(errors))
+        return metrics
+
+
+def bfloat16_pays(precision: str, device: torch.device) -> bool:
+    """Whether the encoder runs in bfloat16: as told, or where the hardware multiplies in it."""
+    if precision != "auto":
+        return precision == "bfloat16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def _guide(template: ArticulatedTemplate, records: ShapeRecords) -> tuple[np.ndarray, np.ndarray]:
+    points = template.vertices[template.keypoint_vertices]
+    return guiding_cameras(points, records.xy, records.weight, records.box_xyxy)
+
+
+def _samples(
+    records: ShapeRecords, config: Config, template: ArticulatedTemplate, what: str
+) -> ShapeSamples:
+    style = CropStyle(
+        flip=0.5 if config.flip == "random" else 0.0,
+        rotation_deg=config.rotation,
+        colour=config.colour,
+    )
+    guide = _guide(template, records) if config.camera_guide and len(records) else None
+    samples = ShapeSamples(records, config.image_size, template.keypoint_flip, style, guide)
+    unreadable = samples.drop_unreadable()
+    total = len(records) + len(records.skipped)
+    sources.tell_skipped([*records.skipped, *unreadable], total, what)
+    return samples
+
+
+def _training_records(
+    config: Config, workspace: Workspace
+) -> tuple[ShapeRecords, ShapeRecords | None, list[Path]]:
+    skeleton = workspace.category.skeleton
+    others = [name.strip() for name in config.labels_from.split(",") if name.strip()]
+    if workspace.category.name in others:
+        raise UserError(f"--labels_from: expected other categories than {workspace.category.name}")
+    parts, inputs = [], []
+    for place in (workspace, *(workspace.sibling(category=name) for name in others)):
+        records, paths = sources.labelled(place, "train", skeleton)
+        parts.append(records)
+        inputs += paths
+    if not config.use_web_images:
+        if config.filter or config.web_images_num:
+            raise UserError("--filter and --web_images_num: expected --use_web_images with them")
+        return join_records(parts), None, inputs
+    web, paths = sources.web(workspace, config.pl_source, config.filter, config.web_images_num, config.seed)
+    return join_records(parts), web, inputs + paths
+
+
+def _joined(labels: ShapeSamples, web: ShapeSamples | None) -> ShapeSamples:
+    return labels if web is None else labels.joined(web)
+
+
+def run(config: Config, workspace: Workspace) -> dict[str, Any]:
+    """Train one arm and give the validation metrics of its best checkpoint.
+
+    Raises:
+        UserError: tables are missing or do not fit, there are fewer animals than a batch, the loss
+            stops being a number, or another training of this name is there.
+    """
+    spec, arm = workspace.category, config.arm_name
+    template = template_for(spec)
+    label_records, web_records, inputs = _training_records(config, workspace)
+    val_records, _ = sources.labelled(workspace, "val", spec.skeleton)
+    labels = _samples(label_records, config, template, "training labels")
+    web = None
+    if web_records is not None:
+        web = _samples(web_records, config, template, "web animals")
+    val = _samples(val_records, config, template, "validation labels")
+    for samples, split in ((labels, "train"), (val, "val")):
+        if not len(samples):
+            raise UserError(
+                f"expected {split} labels with images and visible keypoints for {spec.name}; found "
+                f"none; run: {workspace.made_by('labels')}"
+            )
+    device = pick_device(config.device)
+    arch = ACSMArchitecture(
+        image_size=config.image_size,
+        num_cameras=config.num_cameras,
+        camera="quaternion" if config.num_cameras == 1 else "angles",
+        order=config.order,
+        translations=config.translations,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = ACSM(template, arch)
+    origin = start_from(model, config.init, template) if config.init else "random weights"
+    samples = _joined(labels, web)
+    say(
+        f"acsm {arm}: {origin}; {len(labels)} labelled and {0 if web is None else len(web)} web "
+        f"animals, {len(val)} to validate; {config.steps} steps of {config.batch_size} at "
+        f"{config.image_size} px on {device.type}"
+    )
+    task = ShapeTask(model.to(device), samples, val, config, len(labels))
+    result = fit(
+        task,
+        _fit_config(config, arm, device),
+        workspace.checkpoint_dir(f"acsm/{arm}"),
+        _provenance(config, workspace, template, inputs),
+        {
+            "kind": "acsm",
+            "category": spec.name,
+            "skeleton": spec.skeleton.name,
+            "keypoints": list(spec.skeleton.keypoints),
+            "arch": dataclasses.asdict(arch),
+            "padding": samples.style.padding,
+            "template": pack_template(template),
+            "weights_from": origin,
+        },
+    )
+    return _report(config, workspace, origin, (len(labels), 0 if web is None else len(web)), result)
+
+
+def _fit_config(config: Config, arm: str, device: torch.device) -> FitConfig:
+    return FitConfig(
+        steps=config.steps,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        eval_every=config.eval_every,
+        time_limit=config.time_limit,
+        num_workers=config.num_workers,
+        metric="auc",
+        schedule=config.schedule,
+        warmup=min(100, config.steps // 10),
+        autocast=bfloat16_pays(config.precision, device),
+        overwrite=config.overwrite,
+        title=f"acsm {arm}",
+    )
+
+
+_SETTINGS = (
+    "use_web_images", "web_images_num", "filter", "pl_source", "labels_from", "label_share",
+    "image_size", "steps", "batch_size", "lr", "schedule", "seed", "flip", "rotation", "colour",
+    "camera_guide", "warmup", "num_cameras", "translations", "order", "eval_every", "precision",
+)  # fmt: skip
+
+
+def _provenance(
+    config: Config, workspace: Workspace, template: ArticulatedTemplate, inputs: Sequence[Path]
+) -> Provenance:
+    settings = {name: getattr(config, name) for name in _SETTINGS}
+    settings["template"] = template_hash(template)
+    files = [*inputs, *([config.init] if config.init else [])]
+    return Provenance("acsm-train", settings, input_hashes(workspace.root, *files))
+
+
+def _report(
+    config: Config, workspace: Workspace, origin: str, counts: tuple[int, int], result: Any
+) -> dict[str, Any]:
+    metrics: Mapping[str, Any] = {
+        "model": f"acsm/{config.arm_name}",
+        "arm_name": config.arm_name,
+        "weights_from": origin,
+        "labelled_animals": counts[0],
+        "web_animals": counts[1],
+        "steps": result.step,
+        "finished": result.finished,
+        "seconds": round(result.seconds, 2),
+        "val": result.metrics,
+    }
+    workspace.write_metrics(f"acsm_train_{config.arm_name}", metrics)
+    scores = ", ".join(f"{name} {value:.2f}" for name, value in result.metrics.items())
+    state = "" if result.finished else " (stopped by --time_limit: run again to continue)"
+    say(
+        f"acsm {config.arm_name}: {result.step} of {config.steps} steps{state}; best on val: "
+        f"{scores or 'none yet'}"
+    )
+    return dict(metrics)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the script and the command."""
+    return script_main(Config, run, argv, prog="acsm-train")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
