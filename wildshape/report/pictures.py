@@ -48,7 +48,7 @@ def shrunk(image: np.ndarray, width: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
 
 
-def embed_file(path: Path, caption: str, budget: Budget, width: int = 1100) -> Picture | None:
+def embed_file(path: Path, caption: str, budget: Budget, width: int = 1600) -> Picture | None:
     """A picture file for the page; None if it cannot be read or there is no room left."""
     try:
         return budget.embed(shrunk(read_image(path), width), caption)

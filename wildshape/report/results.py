@@ -11,7 +11,7 @@ from wildshape.report.funnel import criterion_title
 from wildshape.report.inputs import RunInputs
 
 ROLES = ("labels", "selected", "ceiling")
-_SPLITS = ("test", "val", "train")
+_SPLITS = ("test", "val", "train", "all", "truth")
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _title(name: str, role: str, config: Mapping[str, Any]) -> str:
 def read_arms(inputs: RunInputs) -> list[Arm]:
     """The measured arms: labels only, selected pseudo-labels, ceiling; each on its best-ranking split.
 
-    An arm that was measured on several splits counts on test, else val, else train.
+    An arm that was measured on several splits counts on test, else val, else train and so on.
     """
     found: dict[str, Arm] = {}
     for stem, facts in inputs.metrics.items():
@@ -158,10 +158,18 @@ def judge(arms: Sequence[Arm]) -> Verdict:
     return _judge_pair(labels, best, ceiling, of_several=len(chosen))
 
 
+def signed(value: float) -> str:
+    """A difference with its sign; without one where it rounds to nothing."""
+    text = f"{value:+.1f}".replace("-", "−")
+    return "0.0" if text in ("+0.0", "−0.0") else text
+
+
 def _judge_pair(labels: Arm, best: Arm, ceiling: Arm | None, of_several: int) -> Verdict:
     change = difference(best.auc, labels.auc)
-    move = f"from {labels.auc.value:.1f} to {best.auc.value:.1f} ({change.value:+.1f} points"
-    move += f"; 95 % interval {change.low:+.1f} to {change.high:+.1f})" if change.has_interval else ")"
+    move = f"from {labels.auc.value:.1f} to {best.auc.value:.1f} ({signed(change.value)} points"
+    if change.has_interval:
+        move += f"; 95 % interval {signed(change.low)} to {signed(change.high)}"
+    move += ")"
     if not change.has_interval:
         tone, text = "open", f"With pseudo-labels AUC goes {move}, without an interval to judge it by"
     elif change.low > 0:
@@ -169,15 +177,14 @@ def _judge_pair(labels: Arm, best: Arm, ceiling: Arm | None, of_several: int) ->
     elif change.high < 0:
         tone, text = "bad", f"Pseudo-labels hurt here: AUC falls {move}"
     else:
-        way = "higher" if change.value >= 0 else "lower"
         tone = "open"
-        text = f"No clear effect of pseudo-labels: AUC is {way}, {move}, and the interval includes zero"
+        text = f"No clear effect of pseudo-labels: AUC goes {move}, and the interval includes zero"
     gap = ceiling.auc.value - labels.auc.value if ceiling is not None else math.nan
     if gap > 0 and change.value > 0:
         text += f"; that is {100 * change.value / gap:.0f} % of the {gap:.1f} points to the ceiling"
     elif gap <= 0:
-        text += f"; true labels of the same images do not help either ({gap:+.1f} points)"
-    text = text.replace("(-", "(−").replace(" -", " −") + "."
+        text += f"; even true labels of the same images change it by {signed(gap)} points"
+    text += "."
     if labels.camera and best.camera:
         text += " " + _judge_camera(labels, best)
     if of_several > 1:
@@ -193,5 +200,4 @@ def _judge_camera(labels: Arm, best: Arm) -> str:
     if not change.has_interval:
         return f"{text}."
     clear = "" if change.low > 0 or change.high < 0 else ", which includes zero"
-    ends = f"{change.low:+.1f} to {change.high:+.1f}{clear}"
-    return f"{text} ({change.value:+.1f}°; {ends}).".replace("-", "−")
+    return f"{text} ({signed(change.value)}°; {signed(change.low)} to {signed(change.high)}{clear})."

@@ -80,7 +80,13 @@ def test_the_page_of_a_whole_run(run):
     assert "No clear" not in page.words and summary["verdict"]["text"] in page.words
     assert summary["verdict"]["tone"] == "good"
     assert "Run:" not in page.words, "a whole run waits for nothing"
-    for words in ("borderline", "labels + 20 pseudo-labels (CF-CM)", "gone (404)", "train pose network"):
+    for words in (
+        "borderline",
+        "labels + 20 pseudo-labels (CF-CM)",
+        "gone (404)",
+        "train pose network",
+        "CF-CM), test animals: the photo",
+    ):
         assert words in page.words
     tiles = [value for name, value in page.attributes if name == "src" and value]
     assert len(tiles) == 4 * 3 * 6 + 1

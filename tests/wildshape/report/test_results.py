@@ -34,7 +34,7 @@ def test_an_interval_that_includes_zero_is_no_gain():
     verdict = judge([arm("labels", 60), arm("selected", 61)])
     assert verdict.tone == "open"
     assert "No clear effect" in verdict.text and "the interval includes zero" in verdict.text
-    assert "+0.0°; −4.2 to +4.2, which includes zero" in verdict.text
+    assert "(0.0°; −4.2 to +4.2, which includes zero)" in verdict.text
 
 
 def test_a_loss_is_called_one():
@@ -44,7 +44,7 @@ def test_a_loss_is_called_one():
 
 def test_a_ceiling_below_labels_is_said():
     verdict = judge([arm("labels", 60), arm("selected", 61), arm("ceiling", 59)])
-    assert "true labels of the same images do not help either (−1.0 points)" in verdict.text
+    assert "even true labels of the same images change it by −1.0 points" in verdict.text
 
 
 def test_missing_arms_give_no_verdict():
@@ -85,14 +85,14 @@ def test_roles(name, config, role):
 def test_arms_are_read_from_metrics_and_titled_by_their_settings(workspace):
     inputs = RunInputs(workspace)
     inputs.metrics = {
-        "acsm_evaluate_ceiling": {"arm": "ceiling", "auc": 80.0, "split": "test"},
-        "acsm_evaluate_cf_mt": {
+        "acsm_ceiling_test": {"arm": "ceiling", "auc": 80.0, "split": "test"},
+        "acsm_cf_mt_test": {
             "arm": "cf_mt", "auc": 70.0, "auc_interval": [68.0, 72.0], "camera_error_deg": 20.0,
             "split": "test",
         },
-        "acsm_evaluate_cf_mt_val": {"arm": "cf_mt", "auc": 99.0, "split": "val"},
+        "acsm_cf_mt_val": {"arm": "cf_mt", "auc": 99.0, "split": "val"},
         "acsm_labels_test": {"auc": 60.0, "split": "test"},
-        "acsm_train_labels": {"loss": 1.0},
+        "acsm_train_labels": {"val": {"auc": 1.0}, "auc": 1.0},
         "pose_test": {"auc": 1.0},
     }  # fmt: skip
     settings = {"config": {"use_web_images": True, "filter": "cf_mt", "web_images_num": 300}}

@@ -12,7 +12,8 @@ from wildshape.report.funnel import criterion_title
 from wildshape.report.pictures import Budget, Tiles
 from wildshape.report.quality import THRESHOLDS
 from wildshape.report.ranking import Ranking
-from wildshape.report.sections.words import DASH, missing, percent, signed, threshold
+from wildshape.report.results import signed
+from wildshape.report.sections.words import DASH, missing, percent, threshold
 from wildshape.report.svg import Axes, Series, line_chart
 
 PER_GROUP = 6

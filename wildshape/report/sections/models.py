@@ -105,7 +105,7 @@ def shape(analysis: Analysis, budget: Budget) -> Section:
     lead = "The predicted 3D animal over its photo and turned to other views, and how well each arm fits."
     blocks: list[Block] = []
     files = [p for p in inputs.pictures if not p.stem.startswith(("selection_", "pose"))]
-    pictures = [embed_file(path, _caption(path), budget) for path in files]
+    pictures = [embed_file(path, _caption(path, analysis.arms), budget) for path in files]
     shown = [picture for picture in pictures if picture is not None]
     if shown:
         blocks.append(Gallery(shown, size="wide"))
@@ -123,8 +123,8 @@ def shape(analysis: Analysis, budget: Budget) -> Section:
     return Section("shape", "3D shapes", blocks, lead)
 
 
-def _caption(path: Path) -> str:
-    """What a picture shows: the caption in the JSON file beside it, or its name."""
+def _caption(path: Path, arms: Sequence[Arm]) -> str:
+    """What a picture shows: from the JSON file beside it, or from its name (acsm_<arm>_<split>)."""
     beside = path.with_suffix(".json")
     if beside.exists():
         try:
@@ -133,6 +133,13 @@ def _caption(path: Path) -> str:
                 return str(facts["caption"])
         except UserError:
             pass  # the name does
+    for arm in sorted(arms, key=lambda arm: -len(arm.name)):
+        if path.stem.startswith(f"acsm_{arm.name}_"):
+            split = path.stem.removeprefix(f"acsm_{arm.name}_").replace("_", " ")
+            return (
+                f"3D model trained on {arm.title}, {split} animals: the photo, the predicted shape over "
+                "it, and the shape from other sides."
+            )
     return path.stem.replace("_", " ")
 
 
@@ -149,12 +156,14 @@ def _arm_table(arms: Sequence[Arm]) -> Grid:
                 *(number(pck.get(key)) for key in thresholds),
                 number(arm.facts.get("median_error_percent")),
                 number(median),
+                number((arm.facts.get("published") or {}).get("auc")),
                 number(published),
             )
         )
     columns = (
         "trained on", *(threshold(float(key)) for key in thresholds),
-        "median error (% of box)", "median camera error (°)", "camera error as published (°)",
+        "median error (% of box)", "median camera error (°)",
+        "AUC in the published crop", "camera error as published (°)",
     )  # fmt: skip
     caption = "The 3D model in more detail (PCK in percent)"
     return Grid(columns, rows, caption, numeric=range(1, len(columns)))

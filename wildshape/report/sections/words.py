@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from wildshape.report.blocks import Note
-from wildshape.report.results import Measure
+from wildshape.report.results import Measure, signed
 
 DASH = "–"
 
@@ -36,15 +36,8 @@ def signed_interval(measure: Measure, unit: str = "") -> str:
     """A difference with its sign and interval."""
     if not measure:
         return DASH
-    text = f"{measure.value:+.1f}{unit}"
-    text = f"{text} [{measure.low:+.1f}, {measure.high:+.1f}]" if measure.has_interval else text
-    return text.replace("-", "−")
-
-
-def signed(value: float) -> str:
-    """A difference with its sign; no sign where it rounds to nothing."""
-    text = f"{value:+.1f}".replace("-", "−")
-    return "0.0" if text in ("+0.0", "−0.0") else text
+    text = f"{signed(measure.value)}{unit}"
+    return f"{text} [{signed(measure.low)}, {signed(measure.high)}]" if measure.has_interval else text
 
 
 def threshold(value: float) -> str:
