@@ -1,4 +1,6 @@
+import dataclasses
 import errno
+import importlib
 import os
 import subprocess
 import sys
@@ -162,8 +164,48 @@ def test_help_answers_in_under_a_second():
     assert min(seconds() for _ in range(3)) < 1
 
 
-def test_every_registered_module_is_there():
-    root = Path(wildshape.__file__).parents[1]
-    for module, line in COMMANDS.values():
-        assert (root / f"{module.replace('.', '/')}.py").is_file(), module
-        assert line
+COMMAND_MODULES = sorted({(name, module) for name, (module, _) in COMMANDS.items()})
+
+
+@pytest.mark.parametrize(("name", "module"), COMMAND_MODULES)
+def test_every_command_shows_its_flags(name, module, capsys):
+    config = importlib.import_module(module).Config
+    with pytest.raises(SystemExit) as stop:
+        main([name, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    flags = [field.name for field in dataclasses.fields(config)]
+    hidden = [flag for flag in flags if flag.replace("_", "-") not in text and flag.upper() not in text]
+    assert not hidden
+    assert {"category", "name", "data_root", "overwrite", "debug"} <= set(flags)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.__setattr__(object.__new__(config), "category", "cow")
+
+
+@pytest.mark.parametrize(("name", "module"), [c for c in COMMAND_MODULES if c[0] != "demo"])
+def test_every_command_refuses_an_unknown_category_in_one_line(name, module, tmp_path, capsys):
+    """Required flags are filled in with anything: the category is looked at first."""
+    config = importlib.import_module(module).Config
+    arguments = [name, "--category", "crow", "--data-root", str(tmp_path)]
+    for field in dataclasses.fields(config):
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and field.name == "format":
+            arguments.insert(1, "coco")
+        elif required and field.name != "category":
+            arguments += [f"--{field.name}", str(tmp_path)]
+    if "photos" in {field.name for field in dataclasses.fields(config)}:
+        arguments.append(str(tmp_path / "a.jpg"))
+    assert main(arguments) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: unknown category crow (did you mean cow?)") and err.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "script",
+    sorted(f"{m.replace('.', '/')}.py" for _, m in COMMAND_MODULES if not m.startswith("wildshape")),
+)
+def test_scripts_run_from_any_folder(script, tmp_path):
+    path = Path(wildshape.__file__).parents[1] / script
+    found = subprocess.run([sys.executable, path, "--help"], cwd=tmp_path, capture_output=True, text=True)
+    assert found.returncode == 0 and "--category" in found.stdout
