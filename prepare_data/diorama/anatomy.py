@@ -301,7 +301,7 @@ def _add_tail(out, species: Species, f, put, mark) -> None:
     out.add("tail1", (rump[0] + 0.06, 0, rump[1] + 0.3 * rump[2]), (uz[0, 0], 0, uz[0, 1]),
             (tail[0, 2] * 1.5, tail[0, 2]), 0.85, SKIN if material == MANE else material,
             0.05)  # fmt: skip
-    mark("Tail", "rump", (uz[0, 0], 0.0, uz[0, 1]))
+    mark("Tail", "rump", (uz[0, 0], 0.0, uz[0, 1] + tail[0, 2]))
 
 
 def _add_legs(out, species: Species, f, trunk, put, mark) -> float:

@@ -314,10 +314,8 @@ def _barn(picture, skyline, light, rng) -> None:
 
 
 def _fence(picture, skyline, light, rng) -> None:
-    width = picture.shape[1]
     offset = rng.uniform(0.0, 0.12) * picture.shape[0]
     draw_fence(picture, skyline + offset, rng.uniform(10, 34), light, rng)
-    _ = width
 
 
 def draw_fence(picture, foot, tall, light, rng, alpha_out=None) -> None:

@@ -208,7 +208,10 @@ def _place_keypoints(anatomy, vertices, bones, names) -> np.ndarray:
     out = np.empty(len(names), np.int64)
     for i, name in enumerate(names):
         bone, position = landmarks[_plain(name)]
-        distance = np.linalg.norm(vertices - position, axis=1)
+        offset = vertices - position
+        if position[0] == 0:  # a point of the midline, perhaps still inside: stay on the midline
+            offset = offset * [5.0, 1.0, 1.0]
+        distance = np.linalg.norm(offset, axis=1)
         # a point of another limb may be nearer in space than on the body
         distance = distance + 0.5 * ~(bones[:, :2] == bone).any(1)
         out[i] = distance.argmin()

@@ -245,6 +245,7 @@ _FEET = {
     end: np.array([BONE[f"{leg}_foot"] for leg in legs])
     for end, legs in (("front", ("fl", "fr")), ("back", ("bl", "br")))
 }
+_TRUNK = np.array([BONE[name] for name in ("barrel", "chest", "rump")])
 _TRUNK_ENDS = {"front": np.array([BONE["chest"]]), "back": np.array([BONE["rump"]])}
 
 
@@ -274,4 +275,12 @@ def apply_pose(body: Body, pose: Pose) -> tuple[np.ndarray, np.ndarray]:
     centre = linear[BONE["barrel"]] @ body.anatomy.pivots[BONE["barrel"]] + offset[BONE["barrel"]]
     if pose.level:
         centre = tilt @ centre
-    return vertices - [centre[0], centre[1], bounds(vertices)[0][2]], turn
+    floor = bounds(vertices)[0][2]
+    if pose.kind == "lie":
+        # the belly touches the ground; folded legs under it are pressed flat, as in grass
+        trunk = np.isin(body.bones[:, 0], _TRUNK)
+        floor = 0.25 * floor + 0.75 * vertices[trunk, 2].min()
+        below = vertices[:, 2] < floor
+        vertices[below, 2] = floor + 0.1 * (vertices[below, 2] - floor)
+        floor = bounds(vertices)[0][2]
+    return vertices - [centre[0], centre[1], floor], turn

@@ -17,7 +17,7 @@ from prepare_data.diorama.noise import sensor_noise
 from prepare_data.diorama.paint import SUPERSAMPLE, cast_shadow, draw_mesh, light_vertices
 from prepare_data.diorama.pose import apply_pose, rotation_xyz, sample_pose
 from prepare_data.diorama.viewpoint import Viewpoint, look_at_rotation, sample_azimuth
-from prepare_data.diorama.zoo import STRANGER_IDENTITIES, Zoo
+from prepare_data.diorama.zoo import Zoo, stranger_count
 
 LABELLED, WEB = 1, 2  # streams of random numbers
 _ASPECTS = (1.0, 4 / 3, 3 / 2, 3 / 4)
@@ -105,7 +105,7 @@ def render_picture(
     height, width = _picture_size(config, rng)
     azimuth = sample_azimuth(rng, difficulty)
     weather = sample_weather(rng, difficulty, azimuth)
-    elevation = float(np.clip(rng.normal(5, 4 + 8 * difficulty), -10, 32))
+    elevation = float(np.clip(rng.normal(7, 4 + 8 * difficulty), -10, 32))
     rotation = look_at_rotation(azimuth, elevation, rng.normal(0, 2.5))
     strangers = [name for name in sorted(SPECIES) if name != category]
     lead = category if cast != "stranger" else str(rng.choice(strangers))
@@ -114,13 +114,15 @@ def render_picture(
     if cast == "empty":
         actors = []
     else:
-        actors += _company(zoo, config, category, cast, strangers, actors[0], rotation, rng)
+        actors += _company(zoo, config, category, cast, strangers, actors[0], view, rng)
     horizon, slope = view.horizon()
     if rng.random() < 0.6:  # hills rise above the true horizon of a plane
         horizon = max(horizon, height * rng.uniform(0.02, 0.35))
     if actors:
-        feet = view.project(actors[0].vertices[actors[0].vertices[:, 2] < 0.05])[:, 1]
-        horizon = min(horizon, float(feet.min()) - 2)
+        # a plane seen from so low would end at the feet: the ground rises a little behind them
+        rows = view.project(actors[0].vertices)[:, 1]
+        feet = float(rows[actors[0].vertices[:, 2] < 0.05].min())
+        horizon = min(horizon, feet - rng.uniform(0.08, 0.40) * float(np.ptp(rows)))
     picture = paint_backdrop(height, width, horizon, slope, weather, rng, difficulty)
     owner = _draw_actors(picture, actors, view, weather, rng)
     if actors and actors[0].alpha is not None and rng.random() < config.occluder_share * difficulty:
@@ -139,7 +141,7 @@ def _picture_size(config: DioramaConfig, rng: np.random.Generator) -> tuple[int,
 
 
 def _hire(zoo, config, species, rng, ground, yaw, native) -> _Actor:
-    count = config.identities if native else STRANGER_IDENTITIES
+    count = config.identities if native else stranger_count(config.identities)
     identity = int(rng.integers(count))
     body = zoo.body(species, identity)
     pose = sample_pose(find_species(species), rng, 0.55 + 0.75 * config.difficulty)
@@ -175,7 +177,7 @@ def _frame(actor, rotation, height, width, rng, config) -> Viewpoint:
     return Viewpoint(rotation, view.position, focal, corner - low * focal)
 
 
-def _company(zoo, config, category, cast, strangers, lead, rotation, rng) -> list[_Actor]:
+def _company(zoo, config, category, cast, strangers, lead, view, rng) -> list[_Actor]:
     wanted: list[str] = []
     several, other = rng.random() < config.several_share, rng.random() < config.distractor_share
     if several:
@@ -183,7 +185,9 @@ def _company(zoo, config, category, cast, strangers, lead, rotation, rng) -> lis
         wanted += [herd] * int(rng.integers(1, 5))
     if other:
         wanted += [str(rng.choice(strangers))] * int(rng.integers(1, 3))
-    away, right = rotation[2, :2] / np.linalg.norm(rotation[2, :2]), rotation[0, :2]
+    forward, right = view.rotation[2], view.rotation[0, :2]
+    away = forward[:2] / np.linalg.norm(forward[:2])
+    near = -0.5 * float(view.position @ forward)  # no nearer than half the way to the camera
     radius = np.linalg.norm(lead.vertices[:, :2], axis=1).max()
     taken = [(np.zeros(2), radius)]
     out = []
@@ -193,6 +197,8 @@ def _company(zoo, config, category, cast, strangers, lead, rotation, rng) -> lis
             in_front = rng.random() < 0.08
             depth = -rng.uniform(1.2, 2.0) * size if in_front else rng.uniform(-0.3, 7.0) * radius
             ground = away * depth + right * rng.normal(0, 1.6) * radius
+            if np.array([*ground, 0.0]) @ forward - view.position @ forward < near + size:
+                continue
             if all(np.linalg.norm(ground - p) > 0.75 * (r + size) for p, r in taken):
                 taken.append((ground, size))
                 out.append(
@@ -211,9 +217,13 @@ def _draw_actors(picture, actors, view, weather: Weather, rng) -> np.ndarray:
         actor.projected = view.project(actor.vertices)
         fall = sun / max(sun[2], 0.45)
         flattened = actor.vertices - actor.vertices[:, 2:] * fall
-        ground = view.project(flattened)
-        scale = np.ptp(actor.projected[:, 0]) / 100
-        cast_shadow(picture, ground, actor.faces, 0.22 + 0.33 * hard, scale * (1.2 + 5 * (1 - hard)))
+        low, high = bounds(actor.vertices)
+        middle = np.array([*(low[:2] + high[:2]) / 2, 0.0])
+        ground = view.raised(middle, 7.0).project(flattened)
+        if ground[:, 2].min() < 0.3 * actors[0].projected[:, 2].mean():
+            continue  # a long shadow that runs past the camera
+        scale = min(np.ptp(actor.projected[:, 0]) / 100, 4.0)
+        cast_shadow(picture, ground, actor.faces, 0.30 + 0.28 * hard, scale * (1.2 + 5 * (1 - hard)))
     order = sorted(range(len(actors)), key=lambda i: -actors[i].projected[:, 2].mean())
     for i in order:
         actor = actors[i]

@@ -41,6 +41,23 @@ class Viewpoint:
         level = -up[2] * self.focal / up[1]
         return float(self.centre[1] + level), float(-up[0] / up[1])
 
+    def raised(self, ground: np.ndarray, elevation: float) -> Viewpoint:
+        """The camera lifted to an elevation (degrees) about a point that keeps its place and size.
+
+        A camera at or under the level of the ground sees no shadow on it; pictures look wrong
+        without one.
+        """
+        here = self.project(ground[None])[0]
+        right, forward = self.rotation[0], self.rotation[2]
+        lift = np.deg2rad(elevation) - np.arcsin(np.clip(-forward[2], -1, 1))
+        if lift <= 0:
+            return self
+        c, s = np.cos(lift), np.sin(lift)
+        down = self.rotation[1]
+        rotation = np.stack([right, c * down - s * forward, s * down + c * forward])
+        lifted = Viewpoint(rotation, ground - here[2] * rotation[2], self.focal, self.centre)
+        return Viewpoint(rotation, lifted.position, self.focal, here[:2])
+
 
 @nb.njit(cache=True, nogil=True, fastmath=True)
 def _project(points, rotation, position, focal, centre):

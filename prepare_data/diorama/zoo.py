@@ -10,7 +10,10 @@ import numpy as np
 from prepare_data.diorama.anatomy import find_species, sample_anatomy
 from prepare_data.diorama.body import Body, build_body
 
-STRANGER_IDENTITIES = 8
+
+def stranger_count(identities: int) -> int:
+    """Individuals of every species but the world's own."""
+    return max(2, identities // 6)
 
 
 class Zoo:
