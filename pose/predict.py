@@ -76,8 +76,9 @@ class PosePredictor:
         """
         checkpoint = load_checkpoint(path, kind="pose")
         extra = checkpoint["extra"]
-        model = PoseNet(**extra["arch"])
-        model.load_state_dict(checkpoint["model"])
+        with torch.device("meta"):  # no time spent on random weights that are replaced
+            model = PoseNet(**extra["arch"])
+        model.load_state_dict(checkpoint["model"], assign=True)
         options = {"flip": extra["flip"], "published": extra["published"], **options}
         predictor = cls(model, extra["image_size"], extra["keypoints"], **options)
         predictor.skeleton = extra["skeleton"]
