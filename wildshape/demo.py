@@ -38,8 +38,10 @@ class Config:
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """Make the world, then run the whole sequence on it."""
     diorama = importlib.import_module("prepare_data.make_diorama")
-    counts = {"num_train": 24, "num_val": 8, "num_test": 12, "num_web": 40} if config.miniature else {}
-    common = {
+    counts: dict[str, Any] = (
+        {"num_train": 24, "num_val": 8, "num_test": 12, "num_web": 40} if config.miniature else {}
+    )
+    common: dict[str, Any] = {
         "category": config.category,
         "name": config.name,
         "data_root": workspace.root,

@@ -166,6 +166,8 @@ class Config(CommonConfig):
     """Pairs such as MODEL.WEIGHTS FILE for the detector."""
     arm: str | None = None
     """Which of the run's models; by default the best on the validation split."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
     out: Path = Path("predictions")
     """Folder for overlays (PNG), meshes (OBJ) and predictions.json."""
 
@@ -179,7 +181,9 @@ def _boxes(
         return [None]
     boxes, scores, labels = detector([image])[0]
     wanted = predictor.workspace.category.coco_label
-    threshold = 0.5 if config.score_threshold is None else config.score_threshold
+    threshold = config.score_threshold
+    if threshold is None:
+        threshold = importlib.import_module("prepare_data.detectors").default_threshold(detector)
     # Detectors count from the pixel's edge; the image frame from its centre.
     return [
         np.asarray(box, dtype=np.float64) - 0.5
@@ -200,7 +204,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     detector = None
     if config.detector is not None:
         detectors = importlib.import_module("prepare_data.detectors")
-        detector = detectors.load_detector(config.detector, config.opts)
+        detector = detectors.find_detector(config.detector, workspace, config.opts, config.device).make()
     results: dict[str, Any] = {}
     for photo in config.photos:
         image = read_image(photo)

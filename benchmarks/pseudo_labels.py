@@ -1,0 +1,137 @@
+"""Do pseudo-labels help? Eight arms of the 3D model, three seeds, on the synthetic world.
+
+Arms: labels only; labels + all pseudo-labels; + a random selection; + the selection of each criterion; and
+the ceiling, labels + the same number of images with their true labels. Every seed has a world, pose
+networks, selections and trainings of its own. Run it again to continue.
+
+    python -m benchmarks.pseudo_labels --root bench [--seeds 3] [--category horse]
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.machine import save
+from wildshape.cli import say
+from wildshape.files import read_json
+from wildshape.report.quality import selection_quality
+from wildshape.run import CRITERIA, Config, Pipeline, truth_keypoints
+from wildshape.workspace import Workspace
+
+SELECTIONS = ("all", "random", *CRITERIA)
+ARMS = ("labels", "ceiling", *SELECTIONS)
+
+
+def run_seed(root: Path, category: str, seed: int, num_web: int | None) -> dict[str, Any]:
+    """World, pose networks, selections and eight trainings of one seed; returns its figures."""
+    workspace = Workspace(root / f"seed_{seed}", category, "bench")
+    workspace.mark()
+    common = {"category": category, "name": "bench", "data_root": workspace.root}
+    diorama = importlib.import_module("prepare_data.make_diorama")
+    web = {} if num_web is None else {"num_web": num_web}
+    diorama.run(diorama.Config(**common, seed=seed, **web), workspace)
+    pipeline = Pipeline(Config(**common, labels="diorama", seed=seed, size="cpu"), workspace)
+    with importlib.import_module("prepare_data.diorama.server").serving(workspace):
+        pipeline.images()
+    pipeline.boxes("diorama")
+    truth_keypoints(workspace)
+    pipeline.pose()
+    pipeline.train_acsm("labels")
+    pipeline.call("label with the 3D model", "acsm.generate_pl", arm="labels")
+    candidates = len(workspace.load_keypoints("pose"))
+    count = min(pipeline.sizes.selection_num, candidates)
+    for name in SELECTIONS:
+        settings: dict[str, Any] = {"filter": name, "seed": seed}
+        kept = candidates if name == "all" else count
+        pipeline.call(f"select {name}", "prepare_data.data_selection", selection_num=kept, **settings)
+        pipeline.train_acsm(name, use_web_images=True, web_images_num=kept, filter=name)
+    pipeline.train_acsm(
+        "ceiling", use_web_images=True, web_images_num=count, filter="random", pl_source="truth"
+    )
+    figures: dict[str, Any] = {"candidates": candidates, "selected": count, "arms": {}, "pck": {}}
+    for arm in ARMS:
+        pipeline.call(f"measure {arm}", "acsm.evaluate", arm=arm)
+        metrics = read_json(workspace.metrics_path(f"acsm_{arm}_test"))
+        figures["arms"][arm] = {"auc": metrics["auc"], "camera_error": metrics["camera_error_deg"]}
+    for name in SELECTIONS:
+        kept = candidates if name == "all" else count
+        figures["pck"][name] = selection_quality(workspace, name, kept)
+    figures["seconds"] = dict(pipeline.timings)
+    return figures
+
+
+def summarise(seeds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and standard deviation over seeds, and what the claim comes to."""
+
+    def spread(values: list[float]) -> dict[str, float]:
+        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+        return {"mean": float(np.mean(values)), "std": deviation, "values": values}
+
+    arms = {
+        arm: {key: spread([seed["arms"][arm][key] for seed in seeds]) for key in ("auc", "camera_error")}
+        for arm in ARMS
+    }
+    pck = {name: spread([seed["pck"][name] for seed in seeds]) for name in SELECTIONS}
+    claims = {
+        name: {
+            "auc_over_labels": arms[name]["auc"]["mean"] - arms["labels"]["auc"]["mean"],
+            "camera_error_under_labels": (
+                arms["labels"]["camera_error"]["mean"] - arms[name]["camera_error"]["mean"]
+            ),
+            "pck_over_random": pck[name]["mean"] - pck["random"]["mean"],
+        }
+        for name in CRITERIA
+    }
+    return {"arms": arms, "pck": pck, "claims": claims}
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The figures as text."""
+    lines = [f"{'arm':<10} {'AUC':>14} {'camera error':>16} {'PCK of selection':>18}"]
+    for arm in ARMS:
+        auc, camera = summary["arms"][arm]["auc"], summary["arms"][arm]["camera_error"]
+        quality = summary["pck"].get(arm)
+        last = f"{quality['mean']:>10.1f} +- {quality['std']:.1f}" if quality else ""
+        lines.append(
+            f"{arm:<10} {auc['mean']:>7.1f} +- {auc['std']:>3.1f} "
+            f"{camera['mean']:>9.1f} +- {camera['std']:>3.1f} {last:>18}"
+        )
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run all seeds and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--root", type=Path, default=Path("bench"), help="folder for worlds and runs")
+    parser.add_argument("--category", default="horse")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--num_web", type=int, default=None, help="web images of each world")
+    parser.add_argument("--out", type=Path, default=None, help="JSON file for the figures")
+    options = parser.parse_args(argv)
+    began, figures = time.monotonic(), []
+    for seed in range(options.seeds):
+        say(f"== seed {seed}")
+        figures.append(run_seed(options.root, options.category, seed, options.num_web))
+        summary = summarise(figures)
+        say(table(summary))
+        save(
+            "pseudo_labels",
+            {
+                "category": options.category,
+                **summary,
+                "seeds": figures,
+                "minutes_in_this_call": (time.monotonic() - began) / 60,
+            },
+            options.out,
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
