@@ -300,6 +300,11 @@ def template_for(spec: CategorySpec) -> ArticulatedTemplate:
                 f"{node['file']}: expected {spec.skeleton.num_keypoints} keypoint vertices, as "
                 f"{spec.skeleton.name} has keypoints; found {template.num_keypoints}"
             )
+        if tuple(template.keypoint_flip) != spec.skeleton.flip:
+            raise UserError(
+                f"{node['file']}: expected keypoint_flip {list(spec.skeleton.flip)}, as "
+                f"{spec.skeleton.name} has it; found {template.keypoint_flip.tolist()}"
+            )
     elif "procedural" in node:
         from acsm.procedural import build_quadruped
 

@@ -48,6 +48,24 @@ def test_every_shipped_category_has_a_template_that_fits_its_skeleton(name):
     assert template.diameter() == pytest.approx(2)
 
 
+def test_a_template_file_that_mirrors_other_keypoints_is_refused(tmp_path):
+    from dataclasses import replace
+
+    from acsm.template import template_for
+
+    write(tmp_path, ZEBRA)
+    template = template_for(load_category("horse"))
+    path = tmp_path / "categories/zebra.npz"
+    template.save(path)
+    assert template_for(load_category("zebra", tmp_path)).num_vertices == template.num_vertices
+    replace(template, keypoint_flip=np.arange(16)).save(path)
+    with pytest.raises(UserError, match=r"zebra\.npz: expected keypoint_flip \[1, 0, .* found \[0, 1, 2"):
+        template_for(load_category("zebra", tmp_path))
+    path.unlink()
+    with pytest.raises(UserError, match=r"expected a template file; found nothing at .*zebra\.npz"):
+        template_for(load_category("zebra", tmp_path))
+
+
 def test_unknown_category_lists_those_there_are_and_guesses(tmp_path):
     with pytest.raises(
         UserError,
