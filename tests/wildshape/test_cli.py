@@ -164,6 +164,17 @@ def test_help_answers_in_under_a_second():
     assert min(seconds() for _ in range(3)) < 1
 
 
+def test_a_reader_that_has_seen_enough_is_no_error():
+    work = "from wildshape.cli import guarded, say; exit(guarded(lambda: [say('x' * 999) for _ in range(999)]))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", work], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.read(5)
+    process.stdout.close()
+    assert process.wait(timeout=60) == 0 and process.stderr.read() == ""
+    process.stderr.close()
+
+
 COMMAND_MODULES = sorted({(name, module) for name, (module, _) in COMMANDS.items()})
 
 
