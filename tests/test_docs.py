@@ -115,9 +115,10 @@ PAGES = sorted(path.relative_to(ROOT) for path in [*ROOT.glob("*.md"), *DOCS.glo
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_commands_and_files_that_are_named_exist(page):
     text = (ROOT / page).read_text(encoding="utf-8")
-    commands = re.findall(r"(?:^|[`\s])wildshape ([a-z][a-z-]+)(?=[\s`])", text)
-    prose = {"command", "commands", "needs", "package"}
-    assert not {name for name in commands if name not in COMMANDS} - prose
+    code = [*re.findall(r"```\w*\n(.*?)```", text, re.DOTALL), *re.findall(r"^    .*$", text, re.MULTILINE)]
+    code += re.findall(r"`([^`\n]+)`", text)
+    commands = re.findall(r"^\s*wildshape ([a-z][a-z-]+)", "\n".join(code), re.MULTILINE)
+    assert not set(commands) - set(COMMANDS)
     scripts = re.findall(r"python ((?:prepare_data|pose|pseudolabels|acsm|benchmarks)/[\w/]+\.py)", text)
     assert not [name for name in scripts if not (ROOT / name).is_file()]
 
