@@ -1,7 +1,7 @@
 """How long pseudo-labels take, beside the network's forward passes alone, in one run.
 
     python -m benchmarks pose_generate
-    python benchmarks/pose_generate.py --images 300 --backbone resnet18 --image_size 128 --transforms mt
+    python -m benchmarks.pose_generate --images 300 --backbone resnet18 --image_size 128 --transforms mt
 
 The whole time is that of the command: tables, reading, cropping, forward passes, decoding of heatmaps and
 the finished table. The forward time is the same network on the same crops in the same batches, ready
