@@ -289,7 +289,11 @@ def fit(
             if step % config.log_every == 0 or step == config.steps:
                 bar.set_postfix(loss=f"{value:.4g}", refresh=False)
                 log.write(step=step, loss=value, lr=base_lr[0] * factor, **scalars)
-            if step % config.eval_every == 0 or step == config.steps:
+            late = config.time_limit is not None and time.monotonic() - began > 60 * config.time_limit
+            stopped = late and step < config.steps
+            # A training that is stopped before its first evaluation still leaves a best.pt.
+            unmeasured = stopped and best is None
+            if step % config.eval_every == 0 or step == config.steps or unmeasured:
                 task.model.eval()
                 metrics = task.evaluate()
                 task.model.train()
@@ -299,8 +303,7 @@ def fit(
                     save(best_path)
                 save(last_path)
                 saved = step
-            if config.time_limit is not None and time.monotonic() - began > 60 * config.time_limit:
-                stopped = step < config.steps
+            if stopped:
                 break
     if saved != step:
         save(last_path)
