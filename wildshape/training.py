@@ -291,9 +291,7 @@ def fit(
                 log.write(step=step, loss=value, lr=base_lr[0] * factor, **scalars)
             late = config.time_limit is not None and time.monotonic() - began > 60 * config.time_limit
             stopped = late and step < config.steps
-            # A training that is stopped before its first evaluation still leaves a best.pt.
-            unmeasured = stopped and best is None
-            if step % config.eval_every == 0 or step == config.steps or unmeasured:
+            if step % config.eval_every == 0 or step == config.steps:
                 task.model.eval()
                 metrics = task.evaluate()
                 task.model.train()
@@ -307,6 +305,8 @@ def fit(
                 break
     if saved != step:
         save(last_path)
+    if best is None:  # stopped before the first evaluation: the best so far is the only one
+        save(best_path)
     task.model.eval()
     return FitResult(best_path, last_path, dict(best or {}), step, not stopped, time.monotonic() - began)
 
