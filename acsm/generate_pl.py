@@ -110,9 +110,9 @@ def reprojected(predictor: ShapePredictor, shapes: Table) -> np.ndarray:
     from acsm.geometry import project
 
     model = predictor.model
-    transforms = torch.as_tensor(shapes["part_transforms"], dtype=torch.float32)
+    transforms = torch.tensor(shapes["part_transforms"], dtype=torch.float32)
     points = model.articulate(transforms.to(predictor.device), model.keypoint_vertices)
-    camera = torch.as_tensor(shapes["camera"])
+    camera = torch.tensor(shapes["camera"])
     return project(points.double().cpu(), camera).numpy()
 
 

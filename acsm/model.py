@@ -30,9 +30,10 @@ from wildshape.errors import UserError
 if TYPE_CHECKING:
     from acsm.template import ArticulatedTemplate
 
-AZIMUTH_STEP = 2 * math.pi / 8
 ANGLE_RANGES = (math.pi / 6, math.pi / 3, math.pi / 3)
 """How far a hypothesis turns from its bias: azimuth, elevation, cyclo-rotation (radians)."""
+START_LENGTH = 0.3
+"""Length at which the azimuth's two numbers start."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,9 @@ class ACSMArchitecture:
         image_size: S, side of the square crops.
         num_cameras: C, camera hypotheses.
         features: width of all linear stacks.
-        camera: ``quaternion`` (a free rotation) or ``angles`` (bounded turns about C fixed biases).
+        camera: ``turntable`` (azimuth all around, bounded elevation and roll), ``quaternion`` (a
+            free rotation, as published for one camera) or ``angles`` (bounded turns about C fixed
+            views, as published for several).
         order: how parts compose, see `acsm.articulation`.
         translations: whether parts also move.
         published_scale: report the published, unused part scales in place of ones.
@@ -52,7 +55,7 @@ class ACSMArchitecture:
     image_size: int = 256
     num_cameras: int = 1
     features: int = 200
-    camera: Literal["quaternion", "angles"] = "quaternion"
+    camera: Literal["turntable", "quaternion", "angles"] = "turntable"
     order: Order = "chain"
     translations: bool = False
     published_scale: bool = False
@@ -101,7 +104,7 @@ class CameraHead(nn.Module):
     def __init__(self, arch: ACSMArchitecture) -> None:
         super().__init__()
         self.kind = arch.camera
-        self.rotation_size = 4 if arch.camera == "quaternion" else 3
+        self.rotation_size = 3 if arch.camera == "angles" else 4
         self.stack = Stack(arch.num_cameras, arch.features, arch.features)
         # rotation, probability, scale, translation
         self.output = StackedLinear(arch.num_cameras, arch.features, self.rotation_size + 4)
@@ -113,6 +116,9 @@ class CameraHead(nn.Module):
             self.output.bias.zero_()
             if arch.camera == "quaternion":
                 self.output.bias[:, :4] = self.bias
+            elif arch.camera == "turntable":
+                # Short, so that the azimuth turns easily at first.
+                self.output.bias[:, 0] = START_LENGTH
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Features [B, F] -> cameras [B, C, 7] (NDC of the crop) and probabilities [B, C]."""
@@ -121,7 +127,14 @@ class CameraHead(nn.Module):
         if self.kind == "quaternion":
             rotation = nn.functional.normalize(turn, dim=-1)
         else:
-            azimuth, elevation, roll = (turn.tanh() * turn.new_tensor(ANGLE_RANGES)).unbind(-1)
+            if self.kind == "angles":
+                azimuth, elevation, roll = (turn.tanh() * turn.new_tensor(ANGLE_RANGES)).unbind(-1)
+            else:
+                # Four numbers that make a quaternion jump where the animal is seen from behind; two
+                # that make an azimuth do not (Zhou et al., CVPR 2019).
+                azimuth = torch.atan2(turn[..., 1], turn[..., 0])
+                tilt_roll = turn[..., 2:].tanh() * turn.new_tensor(ANGLE_RANGES[1:])
+                elevation, roll = tilt_roll.unbind(-1)
             axes = torch.eye(3, dtype=turn.dtype, device=turn.device)
             tilt = quat_from_axis_angle(axes[0], elevation)
             rotation = quat_multiply(tilt, quat_from_axis_angle(axes[1], azimuth))

@@ -76,7 +76,11 @@ class Config(CommonConfig):
     warmup: float = 0.05
     """Share of the steps before parts turn."""
     num_cameras: int = 1
-    """Camera hypotheses; above one, bounded turns about as many fixed views."""
+    """Camera hypotheses."""
+    camera: Literal["auto", "turntable", "quaternion", "angles"] = "auto"
+    """How a camera's rotation is predicted: azimuth all round with bounded elevation and roll; a free
+    quaternion (published for one camera); bounded turns about fixed views (published for several).
+    auto: turntable for one, angles for several."""
     translations: bool = False
     """Let parts also move."""
     order: Literal["chain", "published"] = "chain"
@@ -117,6 +121,13 @@ class Config(CommonConfig):
             return "labels"
         name = self.filter or "all"
         return name if self.pl_source == "pose" else f"{name}_{self.pl_source}"
+
+    @property
+    def camera_kind(self) -> Literal["turntable", "quaternion", "angles"]:
+        """How a camera's rotation is predicted, the default filled in."""
+        if self.camera != "auto":
+            return self.camera
+        return "turntable" if self.num_cameras == 1 else "angles"
 
 
 class ShapeTask:
@@ -271,7 +282,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     arch = ACSMArchitecture(
         image_size=config.image_size,
         num_cameras=config.num_cameras,
-        camera="quaternion" if config.num_cameras == 1 else "angles",
+        camera=config.camera_kind,
         order=config.order,
         translations=config.translations,
     )
@@ -325,7 +336,8 @@ def _fit_config(config: Config, arm: str, device: torch.device) -> FitConfig:
 _SETTINGS = (
     "use_web_images", "web_images_num", "filter", "pl_source", "labels_from", "label_share",
     "image_size", "steps", "batch_size", "lr", "schedule", "seed", "flip", "rotation", "colour",
-    "camera_guide", "warmup", "num_cameras", "translations", "order", "eval_every", "precision",
+    "camera_guide", "warmup", "num_cameras", "camera_kind", "translations", "order",
+    "eval_every", "precision",
 )  # fmt: skip
 
 

@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+import torch
+from acsm_golden import template, tensors
+
+from acsm import losses
+
+
+@pytest.mark.parametrize("cameras", [1, 8])
+def test_matches_the_published_loss(cameras):
+    golden = tensors(f"forward_cams{cameras}")
+    keypoints, flip = golden["keypoints"], torch.tensor(template().keypoint_flip)
+    mirrored = keypoints[:, flip] * torch.tensor([-1.0, 1.0, 1.0])
+    both = torch.cat([keypoints, mirrored])
+    prediction = {
+        "keypoints_ndc": golden["keypoints_projected"],
+        "camera_prob": golden["camera_prob"][..., 0],
+        "part_transforms": golden["part_transforms"],
+    }
+    total, terms = losses.total_loss(prediction, both[..., :2], both[..., 2])
+    assert 3 * terms["keypoints"] == pytest.approx(golden["loss_kp"].item(), rel=1e-5)
+    assert terms["translation"] == golden["loss_trans_reg"].item() == 0
+    assert total.item() == pytest.approx(golden["loss_kp"].item(), rel=1e-5)
+
+
+def test_by_hand():
+    predicted = torch.tensor([[[[1.0, 0.0], [0.0, 2.0], [9.0, 9.0]]]])
+    target = torch.tensor([[[0.0, 0.0], [0.0, 0.0], [float("nan"), 0.0]]])
+    weight = torch.tensor([[1.0, 0.5, 0.0]])
+    # mean(1*1, .5*4, 0) / (mean(1, .5, 0) + 1e-4)
+    expected = (3.0 / 3) / (0.5 + 1e-4)
+    assert losses.keypoint_loss(predicted, target, weight).item() == pytest.approx(expected)
+    moved = torch.zeros(1, 1, 2, 8)
+    moved[0, 0, 0, 1] = 3.0
+    assert losses.translation_loss(moved).item() == pytest.approx(9 / 6)
+
+
+def test_unseen_keypoints_give_no_gradient():
+    predicted = torch.randn(2, 1, 3, 2, requires_grad=True)
+    weight = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    losses.keypoint_loss(predicted, torch.full((2, 3, 2), float("inf")), weight * 0).backward()
+    assert (predicted.grad == 0).all()
+
+
+def test_guide_is_blind_to_the_quaternion_sign_and_scaled_by_trust():
+    q = torch.nn.functional.normalize(torch.randn(3, 4), dim=-1)
+    camera = torch.cat((torch.ones(3, 3), q), dim=-1)[:, None]
+    prob = torch.ones(3, 1)
+    same = torch.cat((-q, torch.ones(3, 1)), dim=-1)
+    assert losses.camera_guide_loss(camera, same, prob).item() == pytest.approx(0, abs=1e-6)
+    half_turn = torch.tensor([[0.0, 1, 0, 0, 0.5]] * 3)
+    upright = torch.tensor([[[1.0, 0, 0, 1, 0, 0, 0]]] * 3)
+    assert losses.camera_guide_loss(upright, half_turn, prob).item() == pytest.approx(0.5)
+
+
+def test_camera_fit_finds_the_right_side():
+    import acsm_toy
+
+    from acsm.camera_fit import fit_cameras, guiding_cameras
+    from acsm.metrics import camera_errors
+
+    camera, xy = acsm_toy.scenes(60, seed=5, turn=0.0)
+    points, weight = acsm_toy.template().vertices, np.ones((60, 16))
+    weight[:, ::5] = 0
+    found, error = fit_cameras(points, xy, weight)
+    assert error.max() < 0.01 and np.median(camera_errors(found, camera)) < 0.5
+    assert camera_errors(found, camera).max() < 5
+    np.testing.assert_allclose(found[:, :3], camera[:, :3], atol=0.02)
+    # With parts turned the fit is rough, but faces the right way.
+    camera, xy = acsm_toy.scenes(60, seed=6)
+    found, _ = fit_cameras(points, xy, weight)
+    assert np.percentile(camera_errors(found, camera), 95) < 45
+    weight[0, 4:] = 0
+    boxes = np.tile([100.0, 50, 140, 90], (60, 1))
+    in_image, trust = guiding_cameras(points, 120 + 20 * xy - [0, 50], weight, boxes)
+    assert trust[0] == 0 and (trust[1:] > 0.3).all()
+    np.testing.assert_allclose(in_image[1:, 0], 20 * found[1:, 0], rtol=1e-6)

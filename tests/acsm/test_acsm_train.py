@@ -1,0 +1,205 @@
+import json
+
+import acsm_toy
+import acsm_world
+import numpy as np
+import pytest
+import torch
+
+from acsm import evaluate, generate_pl, sources, train, visualize
+from acsm.data import CropStyle, ShapeSamples
+from acsm.predict import ShapePredictor
+from wildshape.crops import read_image
+from wildshape.errors import UserError
+from wildshape.geometry import camera_to_crop
+from wildshape.tables import read_table
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A world with one short training; tests must not change it."""
+    workspace = acsm_world.build(tmp_path_factory.mktemp("world"))
+    metrics = train.run(config(), workspace)
+    return workspace, metrics
+
+
+def config(**settings):
+    short = {
+        "category": "stick", "image_size": 64, "steps": 4, "batch_size": 3, "eval_every": 2,
+        "precision": "float32", "device": "cpu", "num_workers": 1,
+    }  # fmt: skip
+    return train.Config(**{**short, **settings})
+
+
+def weights(workspace, arm, which="last"):
+    path = workspace.checkpoint_dir(f"acsm/{arm}") / f"{which}.pt"
+    return torch.load(path, weights_only=True)["model"]
+
+
+def test_training_writes_what_the_other_commands_need(shared):
+    workspace, metrics = shared
+    assert metrics["finished"] and metrics["steps"] == 4 and metrics["labelled_animals"] == 6
+    assert np.isfinite(metrics["val"]["auc"]) and metrics["val"]["camera_error_deg"] <= 180
+    predictor = ShapePredictor.from_checkpoint(
+        workspace.checkpoint_dir("acsm/labels") / "best.pt", workspace.category
+    )
+    assert predictor.category == "stick" and predictor.image_size == 64
+    records, _ = sources.labelled(workspace, "test", workspace.category.skeleton)
+    images = [read_image(path) for path in records.paths]
+    shapes = predictor.predict(images, records.box_xyxy)
+    assert shapes.keypoints.shape == (3, 16, 2) and shapes.vertices_image.shape == (3, 16, 3)
+    # Every vertex of the stick animal is a keypoint: both ways to the image agree.
+    np.testing.assert_allclose(shapes.vertices_image[..., :2], shapes.keypoints, atol=1e-3)
+    assert len(predictor.predict([], np.zeros((0, 4)))) == 0
+
+
+def test_killed_and_resumed_training_ends_with_the_same_weights(shared, tmp_path, monkeypatch):
+    workspace, _ = shared
+    other = acsm_world.build(tmp_path)
+    original = train.ShapeTask.loss
+
+    def dies_at_step_two(self, batch, step):
+        if step == 3:
+            raise KeyboardInterrupt
+        return original(self, batch, step)
+
+    monkeypatch.setattr(train.ShapeTask, "loss", dies_at_step_two)
+    with pytest.raises(KeyboardInterrupt):
+        train.run(config(), other)
+    monkeypatch.setattr(train.ShapeTask, "loss", original)
+    assert train.run(config(), other)["finished"]
+    straight, resumed = weights(workspace, "labels"), weights(other, "labels")
+    for name, value in straight.items():
+        torch.testing.assert_close(resumed[name], value, rtol=0, atol=0)
+
+
+def test_evaluate_label_and_draw(shared):
+    workspace, _ = shared
+    facts = evaluate.run(evaluate.Config(category="stick", bootstrap=20), workspace)
+    assert facts["instances"] == 3 and facts["cameras"] == 3 and 0 <= facts["auc"] <= 100
+    stored = json.loads(workspace.metrics_path("acsm_labels_test").read_text())
+    assert stored["auc"] == pytest.approx(facts["auc"]) and "published" in stored
+    assert set(facts["auc_by_keypoint"]) == set(acsm_toy.NAMES)
+
+    counts = generate_pl.run(generate_pl.Config(category="stick", batch_size=2), workspace)
+    assert counts == {"instances": 5, "predicted": 5, "skipped": 0}
+    keypoints = read_table(workspace.keypoints_path("acsm"), "keypoints")
+    shapes = read_table(workspace.shapes_path("acsm"), "shapes")
+    assert (keypoints["confidence"] == 1).all() and keypoints.meta["skeleton"] == "quadruped16"
+    predictor = ShapePredictor.from_checkpoint(
+        workspace.checkpoint_dir("acsm/labels") / "best.pt", device="cpu"
+    )
+    images = [read_image(workspace.images_dir / f"{12 + i}.png") for i in range(5)]
+    boxes = read_table(workspace.table_path("instances"), "instances")["box_xyxy"]
+    direct = predictor.predict(images, boxes)
+    np.testing.assert_allclose(keypoints["xy"], direct.keypoints, atol=1e-3)
+    np.testing.assert_allclose(shapes["camera"], direct.camera, atol=1e-3)
+
+    drawn = visualize.run(visualize.Config(category="stick", vis_num=3, tile=48), workspace)
+    picture = read_image(workspace.root / drawn["picture"])
+    assert drawn["animals"] == 3 and picture.shape[0] > 2 * 48
+
+
+def test_pseudo_labels_join_the_labels(shared):
+    workspace, _ = shared
+    web = {"use_web_images": True, "web_images_num": 3, "filter": "KPConf"}
+    metrics = train.run(config(steps=1, arm="web", label_share=0.5, flip="both", **web), workspace)
+    assert metrics["labelled_animals"] == 6 and metrics["web_animals"] == 3
+    chosen, path = sources.selection(workspace, "kpconf", 3)
+    assert path.name == "kpconf_5.parquet" and list(chosen["rank"]) == [0, 1, 2]
+    records, _ = sources.web(workspace, "pose", "kpconf", 3)
+    assert (records.weight == 0.5).all() and len(records) == 3
+    everything, _ = sources.web(workspace, "pose", None, None)
+    some, _ = sources.web(workspace, "pose", None, 2)
+    assert len(everything) == 5 and len(some) == 2
+
+
+def test_starting_from_checkpoints(shared, tmp_path):
+    workspace, _ = shared
+    best = workspace.checkpoint_dir("acsm/labels") / "best.pt"
+    same = train.run(config(steps=1, arm="again", init=best, lr=0.0), workspace)
+    assert same["weights_from"] == str(best)
+    first, second = weights(workspace, "labels", "best"), weights(workspace, "again")
+    torch.testing.assert_close(second["part_head.axis"], first["part_head.axis"])
+    # A pose network gives its backbone.
+    backbone = {k.removeprefix("encoder."): v for k, v in first.items() if "backbone" in k}
+    pose = tmp_path / "pose.pt"
+    torch.save({"model": {**backbone, "head.layers.3.bias": torch.zeros(16)}}, pose)
+    other = train.run(config(steps=1, arm="pose", init=pose), workspace)
+    assert other["weights_from"].startswith("encoder of")
+    torch.save({"weight": torch.zeros(3)}, pose)
+    with pytest.raises(UserError, match="--init: expected a 3D model or a pose network"):
+        train.run(config(arm="bad", init=pose), workspace)
+
+
+def test_samples_are_consistent_under_the_mirror(shared):
+    workspace, _ = shared
+    records, _ = sources.labelled(workspace, "train", workspace.category.skeleton)
+    guide = (records.camera, np.ones(len(records)))
+    made = {}
+    for flip in (0.0, 1.0):
+        style = CropStyle(flip=flip, colour=0.0)
+        samples = ShapeSamples(records, 64, acsm_toy.FLIP, style, guide)
+        made[flip] = samples.sample(1, np.random.default_rng(4))
+    plain, mirrored = made[0.0], made[1.0]
+    np.testing.assert_allclose(
+        mirrored["target_ndc"], plain["target_ndc"][acsm_toy.FLIP] * [-1, 1], atol=1e-5
+    )
+    assert np.abs(mirrored["crop"][:, ::-1].astype(int) - plain["crop"]).mean() < 1
+    np.testing.assert_allclose(np.abs(mirrored["guide"][:4]), np.abs(plain["guide"][:4]), atol=1e-6)
+    # The guiding camera sees the template where the targets are.
+    expected = camera_to_crop(records.camera[1], samples.evaluation_affine(1), 64)[3:]
+    assert abs(expected @ plain["guide"][:4]) == pytest.approx(1, abs=1e-5)
+    both = train.ShapeTask._with_mirror(
+        type("Task", (), {"model": type("M", (), {"keypoint_flip": torch.tensor(acsm_toy.FLIP)})}),
+        {name: torch.tensor(value[None]) for name, value in plain.items()},
+    )
+    for name in ("target_ndc", "weight"):
+        np.testing.assert_allclose(both[name][1].numpy(), mirrored[name], atol=1e-5)
+
+
+def test_other_categories_templates_and_missing_things_are_refused(shared, tmp_path):
+    workspace, _ = shared
+    best = workspace.checkpoint_dir("acsm/labels") / "best.pt"
+    with pytest.raises(UserError, match="expected a 3D model of cow .* found one of stick"):
+        ShapePredictor.from_checkpoint(best, workspace.sibling("cow").category)
+    other = acsm_world.build(tmp_path)
+    acsm_toy.template(np.array([True] * 7 + [False])).save(tmp_path / "categories" / "stick.npz")
+    with pytest.raises(UserError, match="present template of stick .* --overwrite"):
+        ShapePredictor.from_checkpoint(best, other.category)
+    with pytest.raises(UserError, match=r"train.py --category stick --arm labels"):
+        evaluate.run(evaluate.Config(category="stick"), other)
+    with pytest.raises(UserError, match="--filter cf_mt --selection_num 7"):
+        train.run(config(use_web_images=True, filter="cf_mt", web_images_num=7), workspace)
+    with pytest.raises(UserError, match="needs keypoints/truth"):
+        train.run(config(use_web_images=True, pl_source="truth"), workspace)
+    with pytest.raises(UserError, match="expected --use_web_images"):
+        train.run(config(filter="kpconf"), workspace)
+    with pytest.raises(UserError, match="at least a batch of 64 training items; found 6"):
+        train.run(config(batch_size=64, arm="large"), workspace)
+    for bad in ({"image_size": 32}, {"num_cameras": 0}, {"label_share": 2.0}, {"dataset": "x"}):
+        with pytest.raises(UserError, match="--" + next(iter(bad))):
+            config(**bad)
+
+
+def test_a_loss_that_is_no_number_stops_and_names_the_items(tmp_path, monkeypatch):
+    workspace = acsm_world.build(tmp_path)
+    original = train.ShapeTask.loss
+
+    def broken(self, batch, step):
+        loss, terms = original(self, batch, step)
+        return (loss * float("nan") if step == 3 else loss), terms
+
+    monkeypatch.setattr(train.ShapeTask, "loss", broken)
+    with pytest.raises(UserError, match=r"the loss became nan at step 3 \(items"):
+        train.run(config(), workspace)
+    kept = torch.load(workspace.checkpoint_dir("acsm/labels") / "last.pt", weights_only=True)
+    assert kept["step"] == 2 and all(v.isfinite().all() for v in kept["model"].values())
+
+
+def test_an_unreadable_image_is_named_and_left_out(tmp_path, capsys):
+    workspace = acsm_world.build(tmp_path)
+    (workspace.labelled_images_dir / "2.png").write_bytes(b"")
+    metrics = train.run(config(steps=1), workspace)
+    assert metrics["labelled_animals"] == 5
+    assert "left out 1 of 6 training labels (i2: " in capsys.readouterr().out
