@@ -52,6 +52,11 @@ class Stack(nn.Module):
         super().__init__()
         self.first = StackedLinear(number, inputs, features)
         self.second = StackedLinear(number, features, features)
+        # Six such layers lie between the image and a camera: with PyTorch's default scale the signal
+        # would fade to a hundredth on the way. This one keeps its variance (He et al., 2015).
+        for layer in (self.first, self.second):
+            nn.init.normal_(layer.weight, std=math.sqrt(2 / (1 + 0.1**2) / layer.weight.shape[-1]))
+            nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs] (shared) or [B, N, inputs] -> [B, N, features]."""
