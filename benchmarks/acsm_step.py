@@ -1,0 +1,110 @@
+"""A whole training step of the 3D model beside its encoder's forward and backward alone, in one run.
+
+    python -m benchmarks acsm_step
+    python -m benchmarks.acsm_step --image_size 96 --batch_size 12
+
+The encoder is the ResNet-18 up to stride 32, on the same batch, with the gradient of its last map's
+sum. The step adds the remaining layers, articulation, projection, loss and the optimiser. Turns
+alternate; figures are medians. Both are measured in float32 and with the encoder in bfloat16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from acsm.losses import total_loss
+from acsm.model import ACSM, ACSMArchitecture
+from acsm.template import template_for
+from benchmarks.machine import save
+from wildshape.category import load_category
+
+LIMIT = 1.15
+
+
+def _timed(action: Callable[[], None], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    action()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return 1e3 * (time.perf_counter() - began)
+
+
+def measure(image_size: int, batch_size: int, turns: int, autocast: bool) -> dict[str, Any]:
+    """Median milliseconds of both, and their ratio."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    model = ACSM(template_for(load_category("cow")), ACSMArchitecture(image_size=image_size))
+    model = model.to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
+    images = torch.randn(batch_size, 3, image_size, image_size, device=device)
+    images = images.to(memory_format=torch.channels_last)
+    target = torch.rand(batch_size, model.num_keypoints, 2, device=device)
+    weight = torch.ones(batch_size, model.num_keypoints, device=device)
+
+    def encoder() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            features = model.encoder.backbone(images)
+        features.float().sum().backward()
+
+    def step() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            loss, _ = total_loss(model(images), target, weight)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    times: dict[str, list[float]] = {"encoder": [], "step": []}
+    for turn in range(turns + 2):
+        for name, action in (("encoder", encoder), ("step", step)):
+            spent = _timed(action, device)
+            if turn >= 2:  # the first choose kernels
+                times[name].append(spent)
+    alone, whole = (statistics.median(times[name]) for name in ("encoder", "step"))
+    return {
+        "encoder_ms": round(alone, 2),
+        "step_ms": round(whole, 2),
+        "ratio": round(whole / alone, 3),
+        "images_per_second": round(1e3 * batch_size / whole, 1),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--image_size", type=int, default=96)
+    parser.add_argument("--batch_size", type=int, default=12)
+    parser.add_argument("--turns", type=int, default=12)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args(argv)
+    figures: dict[str, Any] = {
+        "image_size": options.image_size,
+        "batch_size": options.batch_size,
+        "threads": torch.get_num_threads(),
+    }
+    for name, autocast in (("float32", False), ("bfloat16", True)):
+        figures[name] = measure(options.image_size, options.batch_size, options.turns, autocast)
+        print(
+            f"acsm_step {name}: encoder {figures[name]['encoder_ms']:.0f} ms, whole step "
+            f"{figures[name]['step_ms']:.0f} ms, ratio {figures[name]['ratio']:.2f}, "
+            f"{figures[name]['images_per_second']:.0f} images/s"
+        )
+    figures["wanted_at_256_px"] = LIMIT
+    print(save("acsm_step", figures, options.out))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
