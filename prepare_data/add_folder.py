@@ -153,6 +153,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """Take the folder and return the counts by status."""
     images, others = images_from_folder(config, workspace)
     metrics = {"files": len(images), "other_files": others, "by_status": by_status(images)}
+    metrics["near_duplicates"] = images.meta["near_duplicates"]
     workspace.write_metrics("add_folder", metrics)
     counts = ", ".join(f"{count} {status}" for status, count in metrics["by_status"].items())
     tail = f"; {others} files are no photos" if others else ""

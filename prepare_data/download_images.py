@@ -19,7 +19,7 @@ from prepare_data.fetch import USER_AGENT, FetchConfig
 from prepare_data.pool import make_pool
 from wildshape.cli import CommonConfig, say, script_main
 from wildshape.errors import UserError
-from wildshape.near_duplicates import MAX_DISTANCE
+from wildshape.near_duplicates import CANDIDATE_DISTANCE, MAX_DISTANCE
 from wildshape.stage import (
     MapOptions,
     Provenance,
@@ -80,12 +80,18 @@ def differs(out: Path, provenance: Provenance) -> bool:
 
 def finish_pool(downloads: Table, workspace: Workspace, max_distance: int, *, overwrite: bool) -> Table:
     """Write the images table: the downloads with near-duplicates and labelled images marked."""
-    return run_reduce(
+    images = run_reduce(
         lambda: make_pool(downloads, workspace, max_distance),
         workspace.table_path("images"),
         pool_provenance(workspace, max_distance),
         overwrite=overwrite,
     )
+    if (distance := images.meta["near_duplicates"]["pool_distance"]) < CANDIDATE_DISTANCE:
+        say(
+            f"near-duplicates: with {len(images)} images only those within {max(distance, max_distance)} "
+            f"bits of another were looked for, not {CANDIDATE_DISTANCE}; those of labelled images all were"
+        )
+    return images
 
 
 def pool_provenance(workspace: Workspace, max_distance: int) -> Provenance:
@@ -93,7 +99,8 @@ def pool_provenance(workspace: Workspace, max_distance: int) -> Provenance:
     labelled = workspace.table_path("labelled_images")
     inputs = [workspace.table_path("downloads"), *([labelled] if labelled.exists() else [])]
     hashes = input_hashes(workspace.root, *inputs)
-    return Provenance("download_images", {"max_distance": max_distance}, hashes)
+    settings = {"max_distance": max_distance, "candidate_distance": CANDIDATE_DISTANCE}
+    return Provenance("download_images", settings, hashes)
 
 
 def by_status(table: Table) -> dict[str, int]:
@@ -156,6 +163,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     images = finish_pool(downloads, workspace, config.max_distance, overwrite=config.overwrite)
     metrics: dict[str, Any] = {"addresses": len(images), "by_status": by_status(images)}
+    metrics["near_duplicates"] = images.meta["near_duplicates"]
     if stage is not None:
         metrics |= {
             "fetched": stage.fetched,

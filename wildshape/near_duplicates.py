@@ -10,21 +10,26 @@ which moves every row below it. `MAX_DISTANCE` was chosen on 600 web and 150 lab
 cows, against pairs confirmed by matched local features (at least 25 inliers to one affine map): at
 8 of 64 bits it finds 74 of 88 such pairs with 1 false one (without the cut: 51 with 1 false); what
 it misses are mainly other shots of the same animal. At 10 bits false pairs appear (8), at 12 they
-are as many as a third of all.
+are as many as a third of all. Pairs up to `CANDIDATE_DISTANCE`, and mirrored ones, are therefore
+candidates only, to be decided by `wildshape.same_photo`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 HASH_BITS = 64
 MAX_DISTANCE = 8
+CANDIDATE_DISTANCE = 18
+CROP_DISTANCE = 14
 
 _DCT_SIDE = 32
 _MAX_BAR = 0.14
+_CROP_SIDES = (0.9, 0.8)
 _BLOCK = 4096
 
 
@@ -48,6 +53,35 @@ def phash(image: np.ndarray) -> str:
     low = cv2.dct(small.astype(np.float64))[:8, :8].ravel()
     low = np.round(low, 6)  # numerical noise must not decide the bits of flat pictures
     return np.packbits(low > np.median(low)).tobytes().hex()
+
+
+def mirrored_hash(value: str) -> str:
+    """Nearly the hash of the mirror image, without the image (3 bits off on average, 10 at most).
+
+    A mirror changes the signs of the coefficients of odd horizontal frequency, and the median that
+    they are compared with is close to zero.
+    """
+    return bytes(byte ^ 0x55 for byte in bytes.fromhex(value)).hex()
+
+
+def crop_hashes(image: np.ndarray) -> list[str]:
+    """Hashes of ten crops of a picture (.9 and .8 of its sides; the corners and the middle).
+
+    A crop's hash moves away fast: of 150 photos cropped at random to .9 of their sides 20 stay within
+    8 bits, 123 within 18. Within `CROP_DISTANCE` bits of one of these ten are 149, and of those
+    cropped to .8 106 (27 within 18 bits of the whole).
+
+    Args:
+        image: RGB uint8 [H, W, 3], or grey uint8 [H, W].
+    """
+    height, width = image.shape[:2]
+    hashes = []
+    for side in _CROP_SIDES:
+        h, w = max(1, round(height * side)), max(1, round(width * side))
+        down, right = height - h, width - w
+        for y, x in ((0, 0), (0, right), (down, 0), (down, right), (down // 2, right // 2)):
+            hashes.append(phash(image[y : y + h, x : x + w]))
+    return hashes
 
 
 def trim_caption_bars(grey: np.ndarray) -> np.ndarray:
@@ -108,43 +142,106 @@ def nearest(
     return index, distance
 
 
-def clusters(hashes: Sequence[str | None], max_distance: int = MAX_DISTANCE) -> np.ndarray:
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of hashes at most `radius` bits apart: indices [M] into the first and the second list."""
+
+    first: np.ndarray
+    second: np.ndarray
+    radius: int
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+
+def close_pairs(
+    first: Sequence[str | None],
+    second: Sequence[str | None],
+    max_distance: int,
+    *,
+    ordered: bool = False,
+    limit: int | None = None,
+) -> Pairs:
+    """All pairs of a hash of the first list and one of the second that are close.
+
+    Args:
+        first: Hashes; missing ones (None) are in no pair.
+        second: Hashes.
+        max_distance: Bits by which they may differ.
+        ordered: Only pairs in which the first index is less than the second: for a list and itself,
+            or a list and its mirrored hashes.
+        limit: Takes the largest radius, up to `max_distance`, that leaves at most so many pairs.
+
+    Returns:
+        The pairs, in a fixed order. The radius is -1 if even equal hashes are too many.
+    """
+    a, b = _signs(first), _signs(second)
+    if limit is not None:
+        counts = np.zeros(max_distance + 1, dtype=np.int64)
+        for _, _, distance in _blocks(a, b, max_distance, ordered):
+            counts += np.bincount(distance, minlength=max_distance + 1)
+        max_distance = int((np.cumsum(counts) <= limit).sum()) - 1
+    found = list(_blocks(a, b, max_distance, ordered))
+    rows, columns = (
+        np.concatenate([np.zeros(0, np.int64), *(block[part] for block in found)]) for part in (0, 1)
+    )
+    return Pairs(rows, columns, max_distance)
+
+
+def clusters(
+    hashes: Sequence[str | None], max_distance: int = MAX_DISTANCE, links: np.ndarray | None = None
+) -> np.ndarray:
     """Cluster ids int64 [N]: linked by a chain of hashes at most `max_distance` bits apart.
 
     Exact (every pair is compared, block by block): 30,000 different hashes take about two
     seconds, 100,000 about twenty. Ids count from 0 in order of first appearance. A missing hash
-    (None) is a cluster of its own.
+    (None) is a cluster of its own, unless a link joins it to another.
+
+    Args:
+        hashes: Hashes, or None.
+        max_distance: Bits by which linked hashes may differ.
+        links: Further links, indices [M, 2] into `hashes`.
     """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    present = np.array([value is not None for value in hashes], dtype=bool)
-    label = np.empty(len(hashes), dtype=np.int64)
-    label[~present] = -1 - np.arange((~present).sum())
-    known = np.array([value for value in hashes if value is not None], dtype=object)
-    unique, inverse = np.unique(known.astype(str), return_inverse=True)
-    if len(unique):
-        first, second = _close_pairs(_signs(unique.tolist()), max_distance)
-        links = coo_matrix(
-            (np.ones(len(first), dtype=np.int8), (first, second)), shape=(len(unique), len(unique))
-        )
-        label[present] = connected_components(links, directed=False)[1][inverse]
+    if not len(hashes):
+        return np.zeros(0, dtype=np.int64)
+    present = np.flatnonzero([value is not None for value in hashes])
+    known = np.array([value for value in hashes if value is not None], dtype=str)
+    unique, first_seen, inverse = np.unique(known, return_index=True, return_inverse=True)
+    close = close_pairs(unique.tolist(), unique.tolist(), max_distance, ordered=True)
+    one = present[first_seen]  # stands for all with its hash
+    joined = np.concatenate(
+        [
+            np.stack([one[close.first], one[close.second]], axis=1),
+            np.stack([one[inverse], present], axis=1),
+            np.zeros((0, 2), np.int64) if links is None else links,
+        ]
+    )
+    graph = coo_matrix((np.ones(len(joined), dtype=np.int8), tuple(joined.T)), shape=(len(hashes),) * 2)
+    label = connected_components(graph, directed=False)[1]
     _, first_seen, inverse = np.unique(label, return_index=True, return_inverse=True)
     order = np.empty(len(first_seen), dtype=np.int64)
     order[np.argsort(first_seen)] = np.arange(len(first_seen))
-    return order[inverse] if len(label) else label
+    return order[inverse]
 
 
-def _close_pairs(signs: np.ndarray, max_distance: int) -> tuple[np.ndarray, np.ndarray]:
+def _blocks(
+    a: np.ndarray, b: np.ndarray, max_distance: int, ordered: bool
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Rows, columns and distances of close pairs of signs [N, 64] and [M, 64], block by block."""
     least = HASH_BITS - 2 * max_distance
-    rows, columns = [], []
-    for i in range(0, len(signs), _BLOCK):
-        for j in range(i, len(signs), _BLOCK):
-            row, column = np.nonzero(signs[i : i + _BLOCK] @ signs[j : j + _BLOCK].T >= least)
-            keep = row + i < column + j
-            rows.append(row[keep] + i)
-            columns.append(column[keep] + j)
-    return np.concatenate(rows), np.concatenate(columns)
+    known_a, known_b = a[:, 0] != 0, b[:, 0] != 0
+    for i in range(0, len(a), _BLOCK):
+        for j in range(i if ordered else 0, len(b), _BLOCK):
+            product = a[i : i + _BLOCK] @ b[j : j + _BLOCK].T
+            row, column = np.nonzero(product >= least)
+            keep = known_a[row + i] & known_b[column + j]
+            if ordered:
+                keep &= row + i < column + j
+            row, column = row[keep], column[keep]
+            yield row + i, column + j, ((HASH_BITS - product[row, column]) / 2).astype(np.int64)
 
 
 def _signs(hashes: Sequence[str | None]) -> np.ndarray:

@@ -281,6 +281,7 @@ def test_images_of_the_labelled_set_are_marked(workspace, server, quick):
     table = workspace.load("images")
     assert table["error"][0] == "repeats the labelled image label1"
     # labels that come later ask for --overwrite, which fetches nothing again
+    file.write_bytes(photo(2))
     row["phash"] = phash(np.asarray(Image.open(io.BytesIO(photo(2)))))
     publish(Table.from_rows("images", [row]), workspace.table_path("labelled_images"), Provenance("t"))
     with pytest.raises(UserError, match="labelled_images.parquet has changed"):
