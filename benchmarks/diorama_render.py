@@ -60,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--categories", nargs="+", default=["horse", "sheep"])
     parser.add_argument("--out", type=Path, default=None, help="JSON file to write")
     arguments = parser.parse_args(argv)
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # other work on the machine
     results = [measure(c, arguments.count, arguments.threads) for c in arguments.categories]
     for row in results:
         print(
@@ -67,7 +68,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"({row['cpu_ms_per_picture']} ms of processor time each; "
             f"{row['ms_per_individual']} ms per individual)"
         )
-    print(save("diorama_render", {"least_pictures_per_s": LEAST, "results": results}, arguments.out))
+    print(
+        save(
+            "diorama_render",
+            {"least_pictures_per_s": LEAST, "load_before": load, "results": results},
+            arguments.out,
+        )
+    )
     return 0
 
 

@@ -152,16 +152,23 @@ def _profile(width, rng, roughness) -> np.ndarray:
     return np.interp(at, np.arange(TILE), row).astype(np.float32)
 
 
+def _band(first: float, last: float, height: int) -> slice:
+    """Rows from ``first`` to ``last`` of a picture, with a margin: nothing is painted outside them."""
+    return slice(int(np.clip(first - 1, 0, height)), int(np.clip(last + 3, 0, height)))
+
+
 def _hills(picture, skyline, layer, tree1, tree2, haze, light, rng) -> None:
     height, width = picture.shape[:2]
     tall = height * rng.uniform(0.05, 0.28) / (1 + layer)
     top = skyline - tall * _profile(width, rng, "cloud")
-    rows = np.arange(height, dtype=np.float32)[:, None]
-    alpha = np.clip(rows - top[None], 0, 1)
     share = np.float32(np.clip(rng.uniform(0.35, 0.85) - 0.2 * layer, 0.1, 0.9))
     tone = (tree1 + (tree2 - tree1) * np.float32(rng.random())) * light
-    texture = noise_patch("rough", rng, height, width)[..., None] * 0.35 + 0.82
-    picture += (((tone * (1 - share) + haze * share) * texture) - picture) * alpha[..., None]
+    band = _band(top.min(), skyline.max(), height)  # below it the ground will lie
+    texture = noise_patch("rough", rng, height, width)[band, :, None] * 0.35 + 0.82
+    rows = np.arange(height, dtype=np.float32)[band, None]
+    alpha = np.clip(rows - top[None], 0, 1)
+    part = picture[band]
+    part += (((tone * (1 - share) + haze * share) * texture) - part) * alpha[..., None]
 
 
 def _tree_line(picture, skyline, tree1, tree2, haze, light, rng) -> None:
@@ -169,12 +176,15 @@ def _tree_line(picture, skyline, tree1, tree2, haze, light, rng) -> None:
     tall = height * rng.uniform(0.03, 0.22)
     top = skyline - tall * (0.35 + 0.65 * _profile(width, rng, "rough"))
     leaves = noise_patch("rough", rng, height, width, rng.uniform(0.7, 1.5))
-    rows = np.arange(height, dtype=np.float32)[:, None]
+    band = _band(top.min() - 6, skyline.max() + 3, height)
+    leaves = leaves[band]
+    rows = np.arange(height, dtype=np.float32)[band, None]
     alpha = np.clip((rows - top[None]) * 0.5 + (leaves - 0.5) * 6, 0, 1)
     alpha *= np.clip((skyline[None] + 3 - rows) * 0.5, 0, 1)
     deep = np.clip((leaves - 0.25) * 1.5, 0, 1)[..., None]
     share = np.float32(rng.uniform(0, 0.4))
-    picture += ((tree1 + (tree2 - tree1) * deep) * light * (1 - share) + haze * share - picture) * alpha[
+    part = picture[band]
+    part += ((tree1 + (tree2 - tree1) * deep) * light * (1 - share) + haze * share - part) * alpha[
         ..., None
     ]
 

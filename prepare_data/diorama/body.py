@@ -25,6 +25,7 @@ class Body:
         vertices: [V, 3]; faces: [F, 3] seen from outside anticlockwise.
         bones: int32 [V, 4] and weights: float64 [V, 4], the four strongest bones of each vertex.
         material: int64 [V], material of the nearest primitive.
+        normals: [V, 3], outward unit normals at rest.
         openness: [V] in [0, 1], how little of the body shades the vertex.
         keypoint_vertices: int64 [K] in the order of the skeleton.
     """
@@ -35,6 +36,7 @@ class Body:
     bones: np.ndarray
     weights: np.ndarray
     material: np.ndarray
+    normals: np.ndarray
     openness: np.ndarray
     keypoint_vertices: np.ndarray
 
@@ -125,10 +127,11 @@ def build_body(anatomy: Anatomy, keypoint_names: tuple[str, ...], cell: float = 
     adjacency = _adjacency(len(vertices), faces)
     bones, weights = _skin(distances, a.bone, adjacency)
     nearest = distances.argmin(1)
+    normals = vertex_normals(vertices, faces.astype(np.int32))
     keypoints = _place_keypoints(a, vertices, bones, keypoint_names)
     return Body(
         a, vertices, faces.astype(np.int32), bones, weights, a.material[nearest],
-        _openness(field, low, cell, vertices, faces), keypoints,
+        normals, _openness(field, low, cell, vertices, normals), keypoints,
     )  # fmt: skip
 
 
@@ -218,9 +221,8 @@ def _place_keypoints(anatomy, vertices, bones, names) -> np.ndarray:
     return out
 
 
-def _openness(field, origin, cell, vertices, faces) -> np.ndarray:
+def _openness(field, origin, cell, vertices, normals) -> np.ndarray:
     """Ambient openness from the field sampled along the normal (Evans' distance-field shading)."""
-    normals = vertex_normals(vertices, faces.astype(np.int32))
     shade = np.zeros(len(vertices))
     for step, weight in ((0.04, 0.5), (0.09, 0.35), (0.15, 0.25)):
         index = np.rint((vertices + normals * step - origin) / cell).astype(int)

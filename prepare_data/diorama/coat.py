@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from prepare_data.diorama.anatomy import BONE, BONE_NAMES, LEGS
-from prepare_data.diorama.body import Body, bone_share, vertex_normals
+from prepare_data.diorama.body import Body, bone_share
 from prepare_data.diorama.noise import cell_noise, fractal_noise
 from prepare_data.diorama.species import (
     BARE,
@@ -98,7 +98,7 @@ def sample_coat(body: Body, rng: np.random.Generator) -> tuple[np.ndarray, str]:
 
     head, head_share = body.anatomy.pivots[BONE["head"]], _share(body, [BONE["head"]])
     feet = _share(body, _FEET)
-    normals = vertex_normals(body.vertices, body.faces)
+    normals = body.normals
     if pattern in ("plain", "striped"):
         reach = np.clip(feet * rng.uniform(0.7, 1.3), 0, 1)[:, None]
         colour += (points - colour) * reach
