@@ -53,7 +53,7 @@ class Sizes:
 
 SIZES = {
     "full": Sizes("resnet50", "resnet34", 256, 256, 10_000, 32, 256, 20_000, 12, 1000),
-    "cpu": Sizes("resnet18", "resnet34", 64, 128, 640, 16, 96, 2000, 12, 300),
+    "cpu": Sizes("resnet18", "resnet34", 64, 128, 320, 16, 96, 1000, 12, 300),
     "miniature": Sizes("resnet18", "resnet18", 16, 64, 6, 8, 64, 6, 8, 10),
 }
 
