@@ -17,11 +17,13 @@ class LossWeights:
         keypoints: of the reprojection error.
         translation: of the squared part translations.
         camera: of the distance from the guiding cameras; released: 0.
+        turn: of the part turns, so that parts that no keypoint sees stay at rest; released: 0.
     """
 
     keypoints: float = 3.0
     translation: float = 10.0
     camera: float = 0.0
+    turn: float = 0.0
 
 
 def keypoint_loss(
@@ -52,6 +54,11 @@ def keypoint_loss(
 def translation_loss(part_transforms: Tensor) -> Tensor:
     """Mean squared component of the part translations of [B, C, P, 8]."""
     return part_transforms[..., 1:4].square().mean()
+
+
+def turn_loss(part_transforms: Tensor) -> Tensor:
+    """Mean squared sine of half the angle by which parts [B, C, P, 8] turn."""
+    return (1 - part_transforms[..., 4].square()).mean()
 
 
 def camera_guide_loss(camera: Tensor, guide: Tensor, camera_prob: Tensor) -> Tensor:
@@ -91,4 +98,7 @@ def total_loss(
     if guide is not None and weights.camera:
         terms["camera"] = camera_guide_loss(prediction["camera"], guide, prediction["camera_prob"])
         total = total + weights.camera * terms["camera"]
+    if weights.turn:
+        terms["turn"] = turn_loss(prediction["part_transforms"])
+        total = total + weights.turn * terms["turn"]
     return total, {name: float(value.detach()) for name, value in terms.items()}

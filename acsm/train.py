@@ -76,6 +76,8 @@ class Config(CommonConfig):
     camera_guide: float = 1.0
     """Weight, at the start, of cameras fitted to the keypoints as a guide; it falls to 0 over the first
     three tenths of the steps. It keeps cameras from settling on the wrong side (published: 0)."""
+    turn_weight: float = 0.02
+    """Weight that keeps parts which no keypoint sees, such as the tail, from turning (published: 0)."""
     warmup: float = 0.05
     """Share of the steps before parts turn."""
     num_cameras: int = 1
@@ -180,7 +182,7 @@ class ShapeTask:
             batch = self._with_mirror(batch)
         prediction = self.model(normalise(batch["crop"]), articulated=step >= self._articulate_from)
         left = max(0.0, 1 - step / self._guided_steps)
-        weights = LossWeights(camera=self.config.camera_guide * left)
+        weights = LossWeights(camera=self.config.camera_guide * left, turn=self.config.turn_weight)
         return total_loss(prediction, batch["target_ndc"], batch["weight"], batch["guide"], weights)
 
     def _with_mirror(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -341,7 +343,7 @@ def _fit_config(config: Config, arm: str, device: torch.device) -> FitConfig:
 _SETTINGS = (
     "use_web_images", "web_images_num", "filter", "pl_source", "labels_from", "label_share",
     "image_size", "steps", "batch_size", "lr", "schedule", "seed", "flip", "rotation", "colour",
-    "camera_guide", "warmup", "num_cameras", "camera_kind", "translations", "order",
+    "camera_guide", "turn_weight", "warmup", "num_cameras", "camera_kind", "translations", "order",
     "eval_every", "precision",
 )  # fmt: skip
 

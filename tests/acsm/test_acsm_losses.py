@@ -33,6 +33,8 @@ def test_by_hand():
     moved = torch.zeros(1, 1, 2, 8)
     moved[0, 0, 0, 1] = 3.0
     assert losses.translation_loss(moved).item() == pytest.approx(9 / 6)
+    moved[..., 4] = torch.tensor([1.0, 0.5**0.5])  # at rest, and a quarter turn
+    assert losses.turn_loss(moved).item() == pytest.approx(0.25)
 
 
 def test_unseen_keypoints_give_no_gradient():
