@@ -1,4 +1,4 @@
-"""Starting a 3D model from another checkpoint: a 3D model's, or a pose network's encoder."""
+"""Where a 3D model starts: another 3D model, a pose network's encoder, ImageNet, or at random."""
 
 from __future__ import annotations
 
@@ -12,9 +12,26 @@ from torch import Tensor
 
 from acsm.model import ACSM
 from wildshape.errors import UserError
+from wildshape.pretrained import load_imagenet_backbone
 
 if TYPE_CHECKING:
     from acsm.template import ArticulatedTemplate
+
+
+def initialise(model: ACSM, init: Path | None, imagenet: bool, template: ArticulatedTemplate) -> str:
+    """Give a new model its first weights: a checkpoint's, ImageNet's, or the random ones it has.
+
+    Returns:
+        Where they are from, in words.
+
+    Raises:
+        UserError: see `start_from`.
+    """
+    if init is not None:
+        return start_from(model, init, template)
+    if imagenet and load_imagenet_backbone(model.encoder.backbone, "resnet18"):
+        return "ImageNet weights"
+    return "random weights" + (" (ImageNet weights cannot be had here)" if imagenet else "")
 
 
 def start_from(model: ACSM, path: str | Path, template: ArticulatedTemplate) -> str:

@@ -89,7 +89,8 @@ def measure(
         xy = xy + 0.5 * pixel[:, None, None]
         side = size * pixel
     truth = records.camera
-    return ShapeResult(xy, records.xy, records.weight > 0, side, shapes.camera, truth), skipped
+    ids = tuple(records.instance_ids)
+    return ShapeResult(xy, records.xy, records.weight > 0, side, shapes.camera, truth, ids), skipped
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
@@ -126,6 +127,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         "split": split,
         "checkpoint": workspace.relative(path),
         **result.summary(names, config.bootstrap),
+        "by_instance": result.by_instance(),
     }
     released = measure(predictor, records, published=True)[0].summary(names, config.bootstrap)
     facts["published"] = {

@@ -55,6 +55,7 @@ class ShapeResult:
         box_side: longer side of each box [N], pixels.
         camera: predicted [N, 7].
         camera_true: [N, 7], NaN where there is none.
+        instance_ids: N ids, so that two models can be compared animal by animal; or none.
     """
 
     xy: np.ndarray
@@ -63,6 +64,19 @@ class ShapeResult:
     box_side: np.ndarray
     camera: np.ndarray
     camera_true: np.ndarray
+    instance_ids: tuple[str, ...] = ()
+
+    def by_instance(self) -> dict[str, list[Any]]:
+        """Per animal: keypoints right (mean over thresholds), keypoints that count, camera error."""
+        correct, total = pck_counts(
+            self.xy, self.xy_true, self.visible, self.box_side, THRESHOLDS, strict=True
+        )
+        return {
+            "instance_id": list(self.instance_ids),
+            "keypoints_right": correct.mean(-1).sum(1).round(6).tolist(),
+            "keypoints": total.sum(1).astype(int).tolist(),
+            "camera_error_deg": camera_errors(self.camera, self.camera_true).round(6).tolist(),
+        }
 
     def summary(self, keypoint_names: Sequence[str], samples: int = 2000, seed: int = 0) -> dict[str, Any]:
         """All measures with bootstrap 95 % intervals over instances.

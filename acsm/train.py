@@ -15,7 +15,7 @@ from torch import Tensor
 
 from acsm import sources
 from acsm.camera_fit import guiding_cameras
-from acsm.checkpoint_init import start_from
+from acsm.checkpoint_init import initialise
 from acsm.data import CropStyle, ShapeRecords, ShapeSamples, join_records
 from acsm.losses import LossWeights, total_loss
 from acsm.metrics import auc, camera_errors
@@ -55,6 +55,8 @@ class Config(CommonConfig):
     """Share of labelled animals among the samples; by default that of the union, as published."""
     init: Path | None = None
     """Checkpoint to start from: a 3D model, or a pose network (resnet18) for the encoder."""
+    imagenet: bool = True
+    """Start the encoder from ImageNet weights where they can be had (unless --init is given)."""
     image_size: int = 256
     """Side of the square crops in pixels."""
     steps: int = 10_000
@@ -296,7 +298,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = ACSM(template, arch)
-    origin = start_from(model, config.init, template) if config.init else "random weights"
+    origin = initialise(model, config.init, config.imagenet, template)
     samples = _joined(labels, web)
     say(
         f"acsm {arm}: {origin}; {len(labels)} labelled and {0 if web is None else len(web)} web "
@@ -344,7 +346,7 @@ _SETTINGS = (
     "use_web_images", "web_images_num", "filter", "pl_source", "labels_from", "label_share",
     "image_size", "steps", "batch_size", "lr", "schedule", "seed", "flip", "rotation", "colour",
     "camera_guide", "turn_weight", "warmup", "num_cameras", "camera_kind", "translations", "order",
-    "eval_every", "precision",
+    "eval_every", "precision", "imagenet",
 )  # fmt: skip
 
 

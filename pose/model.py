@@ -6,7 +6,6 @@ for the ResNet's children without pooling and classifier, ``head.layers.<i>`` fo
 """
 
 import pickle
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,15 +14,10 @@ from torch import Tensor, nn
 from torchvision.models import resnet
 
 from wildshape.errors import UserError
+from wildshape.pretrained import WEIGHTS
 
 STRIDE = 4
-BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101")
-_WEIGHTS = {
-    "resnet18": resnet.ResNet18_Weights.IMAGENET1K_V1,
-    "resnet34": resnet.ResNet34_Weights.IMAGENET1K_V1,
-    "resnet50": resnet.ResNet50_Weights.IMAGENET1K_V1,
-    "resnet101": resnet.ResNet101_Weights.IMAGENET1K_V1,
-}
+BACKBONES = tuple(WEIGHTS)
 # Blocks of the four residual layers tell the depths apart, with the bottleneck's third convolution.
 _BLOCKS = {
     (2, 2, 2, 2, False): "resnet18",
@@ -65,7 +59,7 @@ class PoseNet(nn.Module):
 
     Args:
         num_keypoints: K, heatmaps to give.
-        backbone: one of ``BACKBONES``; built without pretrained weights (see ``load_imagenet``).
+        backbone: one of ``BACKBONES``; built without pretrained weights (see `wildshape.pretrained`).
         head_channels: width of the transposed convolutions.
     """
 
@@ -92,40 +86,6 @@ class PoseNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """ImageNet-normalised images [B,3,H,W] (sides multiples of 32) -> heatmaps [B,K,H/4,W/4]."""
         return self.head(self.backbone(images))
-
-
-def load_imagenet(model: PoseNet, timeout: float = 5.0) -> bool:
-    """Fill the backbone with ImageNet weights, from torch's cache or its download address.
-
-    Args:
-        model: filled in place; left as it is where the weights cannot be had.
-        timeout: seconds to wait for a first answer of the address.
-
-    Returns:
-        Whether the weights were loaded.
-    """
-    weights = _WEIGHTS[str(model.arch["backbone"])]
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[-1]
-    try:
-        if not cached.exists():
-            # torch.hub downloads without a timeout; an unanswering network must not hang a run.
-            with urllib.request.urlopen(weights.url, timeout=timeout):
-                pass
-        state = torch.hub.load_state_dict_from_url(
-            weights.url, progress=False, check_hash=True, weights_only=True
-        )
-    except (OSError, RuntimeError):
-        return False
-    names = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
-    index = {name: str(i) for i, name in enumerate(names)}
-    renamed = {}
-    for name, value in state.items():
-        child, rest = name.split(".", 1)
-        if child in index:
-            renamed[f"{index[child]}.{rest}"] = value
-    missing, _ = model.backbone.load_state_dict(renamed, strict=False)
-    # Files of old torchvision releases lack batch norm's counters, which nothing here reads.
-    return all(name.endswith("num_batches_tracked") for name in missing)
 
 
 def arch_from_state(state: Mapping[str, Tensor]) -> dict[str, int | str]:

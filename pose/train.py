@@ -12,12 +12,13 @@ from torch import Tensor
 
 from pose.data import AUGMENTATIONS, PoseRecords, PoseSamples, join_records, load_records, tell_skipped
 from pose.heatmaps import joints_mse, make_targets, xy_crop_to_cell
-from pose.model import STRIDE, PoseNet, load_imagenet, load_published
+from pose.model import STRIDE, PoseNet, load_published
 from pose.predict import PosePredictor, normalise
 from wildshape.cli import CommonConfig, say, script_main
 from wildshape.errors import UserError
 from wildshape.geometry import crop_affine, warp_crop
 from wildshape.metrics import pck
+from wildshape.pretrained import load_imagenet_backbone
 from wildshape.stage import Provenance, input_hashes
 from wildshape.training import FitConfig, fit, pick_device
 
@@ -191,7 +192,7 @@ def build_model(config: Config, workspace: "Workspace") -> tuple[PoseNet, _Resol
         keypoints = workspace.category.skeleton.num_keypoints
         model = PoseNet(keypoints, settings.backbone, settings.head_channels)
     if start is None:
-        if config.imagenet and load_imagenet(model):
+        if config.imagenet and load_imagenet_backbone(model.backbone, str(model.arch["backbone"])):
             return model, settings, "ImageNet weights"
         unavailable = " (ImageNet weights cannot be had here)" if config.imagenet else ""
         return model, settings, f"random weights{unavailable}"

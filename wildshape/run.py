@@ -91,7 +91,7 @@ class Config(CommonConfig):
     aux_init: Path | None = None
     """Checkpoint from which the second pose network starts."""
     acsm_init: Path | None = None
-    """Checkpoint from which the 3D model starts."""
+    """Checkpoint from which the 3D model starts; by default the pose network, if it is a resnet18."""
     labels_from: str = ""
     """Other categories whose training labels are added, such as horse,sheep."""
     seed: int = 0
@@ -230,6 +230,11 @@ class Pipeline:
             self.call(f"label with {which}", "pose.generate_pl", is_aux=is_aux)
         self.call("label under transforms", "pose.generate_pl_mt")
 
+    def acsm_init(self) -> Path | None:
+        """Where every arm's encoder starts: the pose network has learnt from the same labels."""
+        fits = self.config.acsm_init is None and self.sizes.backbone == "resnet18"
+        return self.workspace.checkpoint_dir("pose") / "best.pt" if fits else self.config.acsm_init
+
     def train_acsm(self, arm: str, **settings: Any) -> None:
         """Train one arm of the 3D model; all arms share steps, schedule, crops and seed."""
         self.call(
@@ -242,7 +247,7 @@ class Pipeline:
             eval_every=max(1, self.sizes.acsm_steps // 8),
             labels_from=self.config.labels_from,
             seed=self.config.seed,
-            init=self.config.acsm_init,
+            init=self.acsm_init(),
             **settings,
         )
 

@@ -14,8 +14,9 @@ import pytest
 import torch
 
 import pose
-from pose.model import PoseNet, load_imagenet
+from pose.model import PoseNet
 from wildshape.errors import UserError
+from wildshape.pretrained import load_imagenet_backbone
 
 DATA = Path(__file__).parents[1] / "data" / "pose"
 
@@ -101,7 +102,7 @@ def test_imagenet_weights_come_from_the_cache_or_not_at_all(tmp_path, monkeypatc
     monkeypatch.setattr("urllib.request.urlopen", no_network)
     model = PoseNet(3, "resnet18", 16)
     before = model.backbone[0].weight.clone()
-    assert load_imagenet(model) is False
+    assert load_imagenet_backbone(model.backbone, "resnet18") is False
     assert torch.equal(model.backbone[0].weight, before)
 
     donor = resnet18().state_dict()
@@ -109,7 +110,7 @@ def test_imagenet_weights_come_from_the_cache_or_not_at_all(tmp_path, monkeypatc
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *a, **k: donor)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "resnet18-f37072fd.pth").touch()
-    assert load_imagenet(model) is True
+    assert load_imagenet_backbone(model.backbone, "resnet18") is True
     assert torch.equal(model.backbone[0].weight, donor["conv1.weight"])
     assert torch.equal(model.backbone[7][1].bn2.bias, donor["layer4.1.bn2.bias"])
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from wildshape.report.funnel import criterion_title
 from wildshape.report.inputs import RunInputs
 
@@ -125,8 +127,7 @@ def _split_rank(split: str) -> int:
 def difference(new: Measure, old: Measure) -> Measure:
     """new - old with a 95 % interval from the two intervals (Zou and Donner 2008, square-and-add).
 
-    It takes the two as independent. Arms are measured on the same animals and err together, so that the
-    true interval is, if anything, narrower.
+    It takes the two as independent: for arms whose animals are not known (see `change`).
     """
     value = new.value - old.value
     if not (new.has_interval and old.has_interval):
@@ -134,6 +135,36 @@ def difference(new: Measure, old: Measure) -> Measure:
     below = math.hypot(new.value - new.low, old.high - old.value)
     above = math.hypot(new.high - new.value, old.value - old.low)
     return Measure(value, value - below, value + above)
+
+
+def change(new: Arm, old: Arm, what: str, *, draws: int = 2000, seed: int = 0) -> Measure:
+    """new - old with a 95 % interval, paired by animal where both arms name the same ones.
+
+    Args:
+        new: An arm.
+        old: Another one, measured on the same split.
+        what: "auc" (points) or "camera" (degrees).
+        draws: Bootstrap draws over animals; both arms share each draw.
+        seed: Of the draws.
+    """
+    a, b = new.facts.get("by_instance") or {}, old.facts.get("by_instance") or {}
+    old_measure, new_measure = getattr(old, what), getattr(new, what)
+    if not a.get("instance_id") or a["instance_id"] != b.get("instance_id"):
+        return difference(new_measure, old_measure)
+    if what == "auc":
+        gain = 100 * (np.array(a["keypoints_right"]) - np.array(b["keypoints_right"]))
+        weight = np.array(a["keypoints"], np.float64)
+    else:
+        gain = np.array(a["camera_error_deg"], np.float64) - np.array(b["camera_error_deg"], np.float64)
+        weight = np.isfinite(gain).astype(np.float64)
+        gain = np.nan_to_num(gain)
+    if not weight.sum():
+        return difference(new_measure, old_measure)
+    chosen = np.random.default_rng(seed).integers(0, len(gain), (draws, len(gain)))
+    totals = weight[chosen].sum(1)
+    sampled = gain[chosen].sum(1)[totals > 0] / totals[totals > 0]
+    low, high = np.percentile(sampled, (2.5, 97.5))
+    return Measure(float(gain.sum() / weight.sum()), float(low), float(high))
 
 
 @dataclass(frozen=True)
@@ -165,23 +196,23 @@ def signed(value: float) -> str:
 
 
 def _judge_pair(labels: Arm, best: Arm, ceiling: Arm | None, of_several: int) -> Verdict:
-    change = difference(best.auc, labels.auc)
-    move = f"from {labels.auc.value:.1f} to {best.auc.value:.1f} ({signed(change.value)} points"
-    if change.has_interval:
-        move += f"; 95 % interval {signed(change.low)} to {signed(change.high)}"
+    gain = change(best, labels, "auc")
+    move = f"from {labels.auc.value:.1f} to {best.auc.value:.1f} ({signed(gain.value)} points"
+    if gain.has_interval:
+        move += f"; 95 % interval {signed(gain.low)} to {signed(gain.high)}"
     move += ")"
-    if not change.has_interval:
+    if not gain.has_interval:
         tone, text = "open", f"With pseudo-labels AUC goes {move}, without an interval to judge it by"
-    elif change.low > 0:
+    elif gain.low > 0:
         tone, text = "good", f"Pseudo-labels help: AUC rises {move}"
-    elif change.high < 0:
+    elif gain.high < 0:
         tone, text = "bad", f"Pseudo-labels hurt here: AUC falls {move}"
     else:
         tone = "open"
         text = f"No clear effect of pseudo-labels: AUC goes {move}, and the interval includes zero"
     gap = ceiling.auc.value - labels.auc.value if ceiling is not None else math.nan
-    if gap > 0 and change.value > 0:
-        text += f"; that is {100 * change.value / gap:.0f} % of the {gap:.1f} points to the ceiling"
+    if gap > 0 and gain.value > 0:
+        text += f"; that is {100 * gain.value / gap:.0f} % of the {gap:.1f} points to the ceiling"
     elif gap <= 0:
         text += f"; even true labels of the same images change it by {signed(gap)} points"
     text += "."
@@ -195,9 +226,9 @@ def _judge_pair(labels: Arm, best: Arm, ceiling: Arm | None, of_several: int) ->
 
 
 def _judge_camera(labels: Arm, best: Arm) -> str:
-    change = difference(best.camera, labels.camera)
+    gain = change(best, labels, "camera")
     text = f"Camera error goes from {labels.camera.value:.1f}° to {best.camera.value:.1f}°"
-    if not change.has_interval:
+    if not gain.has_interval:
         return f"{text}."
-    clear = "" if change.low > 0 or change.high < 0 else ", which includes zero"
-    return f"{text} ({signed(change.value)}°; {signed(change.low)} to {signed(change.high)}{clear})."
+    clear = "" if gain.low > 0 or gain.high < 0 else ", which includes zero"
+    return f"{text} ({signed(gain.value)}°; {signed(gain.low)} to {signed(gain.high)}{clear})."

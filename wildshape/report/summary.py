@@ -6,7 +6,7 @@ from typing import Any
 
 from wildshape.files import write_json
 from wildshape.report.analysis import Analysis
-from wildshape.report.results import difference
+from wildshape.report.results import change
 
 UNITS = {
     "arms": "auc in percent, camera_error_deg in degrees; intervals 95 %",
@@ -50,12 +50,10 @@ def _arms(analysis: Analysis) -> list[dict[str, Any]]:
         for key, measure in (("auc", arm.auc), ("camera_error_deg", arm.camera)):
             row |= {key: measure.value, f"{key}_interval": [measure.low, measure.high]}
         if labels is not None and arm is not labels:
-            change = difference(arm.auc, labels.auc)
-            row["auc_over_labels"] = change.value
-            row["auc_over_labels_interval"] = [change.low, change.high]
-            change = difference(arm.camera, labels.camera)
-            row["camera_error_over_labels"] = change.value
-            row["camera_error_over_labels_interval"] = [change.low, change.high]
+            for key, what in (("auc", "auc"), ("camera_error", "camera")):
+                gain = change(arm, labels, what)
+                row[f"{key}_over_labels"] = gain.value
+                row[f"{key}_over_labels_interval"] = [gain.low, gain.high]
         rows.append(row)
     return rows
 

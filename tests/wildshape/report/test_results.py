@@ -3,7 +3,7 @@ import math
 import pytest
 
 from wildshape.report.inputs import Checkpoint, RunInputs
-from wildshape.report.results import Arm, Measure, arm_role, difference, judge, read_arms
+from wildshape.report.results import Arm, Measure, arm_role, change, difference, judge, read_arms
 
 
 def arm(role: str, auc: float, half: float = 2.0, camera: float = 30.0, split: str = "test") -> Arm:
@@ -20,6 +20,40 @@ def test_difference_adds_the_distances_to_the_ends_in_squares():
 
 def test_difference_without_intervals_has_none():
     assert not difference(Measure(10), Measure(6, 5, 7)).has_interval
+
+
+def measured(role: str, right: list[float], degrees: list[float | None]) -> Arm:
+    ids = [f"a{number}" for number in range(len(right))]
+    facts = {
+        "by_instance": {
+            "instance_id": ids,
+            "keypoints_right": right,
+            "keypoints": [10] * len(right),
+            "camera_error_deg": degrees,
+        }
+    }
+    auc = Measure(10 * sum(right) / len(right), 0, 100)
+    known = [value for value in degrees if value is not None]
+    return Arm(role, role, role, "test", auc, Measure(sum(known) / len(known), 0, 90), facts)
+
+
+def test_a_change_is_paired_by_animal():
+    # Every animal gains one keypoint of ten: whichever animals are drawn, the gain is ten points.
+    old = measured("labels", [2.0, 9.0, 5.0], [40.0, None, 10.0])
+    new = measured("selected", [3.0, 10.0, 6.0], [30.0, None, 6.0])
+    gain = change(new, old, "auc")
+    assert (gain.value, gain.low, gain.high) == pytest.approx((10, 10, 10))
+    turn = change(new, old, "camera")
+    assert (
+        turn.value == pytest.approx(-7)
+        and turn.low == pytest.approx(-10)
+        and turn.high == pytest.approx(-4)
+    )
+
+
+def test_a_change_between_other_animals_is_not_paired():
+    old, new = measured("labels", [2.0], [40.0]), measured("selected", [3.0, 4.0], [30.0, 20.0])
+    assert change(new, old, "auc") == difference(new.auc, old.auc)
 
 
 def test_clear_gain():

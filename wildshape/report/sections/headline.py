@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from wildshape.report.analysis import Analysis
 from wildshape.report.blocks import Block, Figure, Grid, Note, Section
-from wildshape.report.results import Arm, Measure, difference
+from wildshape.report.results import Arm, Measure, change
 from wildshape.report.sections.words import (
     DASH,
     duration,
@@ -80,17 +80,17 @@ def _table(arms: Sequence[Arm]) -> Grid:
                 arm.split,
                 str(arm.facts.get("instances") or arm.facts.get("num") or DASH),
                 with_interval(arm.auc),
-                signed_interval(difference(arm.auc, against.auc)) if against else DASH,
+                signed_interval(change(arm, against, "auc")) if against else DASH,
                 with_interval(arm.camera, "°"),
-                signed_interval(difference(arm.camera, against.camera), "°") if against else DASH,
+                signed_interval(change(arm, against, "camera"), "°") if against else DASH,
             )
         )
     columns = (
         "trained on", "split", "animals", "AUC (%)", "over labels only", "camera error", "over labels only",
     )  # fmt: skip
     caption = (
-        "95 % intervals in brackets. Those of differences treat the arms as independent, which is on the "
-        "safe side: all arms are measured on the same animals."
+        "95 % bootstrap intervals over animals in brackets; those of differences are paired, since all "
+        "arms are measured on the same animals."
     )
     return Grid(columns, rows, caption, numeric=(2, 3, 4, 5, 6))
 
