@@ -75,9 +75,9 @@ class Config(CommonConfig):
     """Largest turn of the crops in degrees (published: 0)."""
     colour: float = 0.2
     """Strength of the colour augmentation (published: 0)."""
-    camera_guide: float = 1.0
+    camera_guide: float = 0.0
     """Weight, at the start, of cameras fitted to the keypoints as a guide; it falls to 0 over the first
-    three tenths of the steps. It keeps cameras from settling on the wrong side (published: 0)."""
+    three tenths of the steps. Above 0 fewer cameras settle on the wrong side (published: 0)."""
     turn_weight: float = 0.02
     """Weight that keeps parts which no keypoint sees, such as the tail, from turning (published: 0)."""
     warmup: float = 0.05

@@ -71,6 +71,8 @@ def pretrain(options: Options) -> dict[str, Path]:
         image_size=sizes.acsm_image_size,
         steps=2 * sizes.acsm_steps,
         batch_size=sizes.acsm_batch_size,
+        lr=sizes.acsm_lr,
+        init=workspace.checkpoint_dir("pose") / "best.pt",
         seed=100,
     )
     models = {"pose_init": "pose", "aux_init": "pose_aux", "acsm_init": "acsm/labels"}

@@ -36,6 +36,7 @@ class Sizes:
         acsm_image_size: Side of ACSM's square input, in pixels.
         acsm_steps: Its optimiser steps, the same in every arm.
         acsm_batch_size: Its items a step.
+        acsm_lr: Its learning rate.
         selection_num: Pseudo-labels that a criterion keeps.
     """
 
@@ -48,13 +49,14 @@ class Sizes:
     acsm_image_size: int
     acsm_steps: int
     acsm_batch_size: int
+    acsm_lr: float
     selection_num: int
 
 
 SIZES = {
-    "full": Sizes("resnet50", "resnet34", 256, 256, 10_000, 32, 256, 20_000, 12, 1000),
-    "cpu": Sizes("resnet18", "resnet34", 64, 128, 320, 16, 96, 1000, 12, 300),
-    "miniature": Sizes("resnet18", "resnet18", 16, 64, 6, 8, 64, 6, 8, 10),
+    "full": Sizes("resnet50", "resnet34", 256, 256, 10_000, 32, 256, 20_000, 12, 5e-4, 1000),
+    "cpu": Sizes("resnet18", "resnet34", 64, 128, 320, 16, 96, 1000, 24, 1e-3, 300),
+    "miniature": Sizes("resnet18", "resnet18", 16, 64, 6, 8, 64, 6, 8, 5e-4, 10),
 }
 
 
@@ -244,6 +246,7 @@ class Pipeline:
             image_size=self.sizes.acsm_image_size,
             steps=self.sizes.acsm_steps,
             batch_size=self.sizes.acsm_batch_size,
+            lr=self.sizes.acsm_lr,
             eval_every=max(1, self.sizes.acsm_steps // 8),
             labels_from=self.config.labels_from,
             seed=self.config.seed,
