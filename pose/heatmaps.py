@@ -86,6 +86,20 @@ def joints_mse(heatmaps: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
     return 0.5 * (squared * weight).sum() / weight.sum().clamp(min=1)
 
 
+def absent_mse(heatmaps: Tensor, weight: Tensor) -> Tensor:
+    """Half the squared heatmaps of keypoints that are not seen, divided by the number of those that are.
+
+    It teaches the network to answer with an empty heatmap where there is nothing to see, so that its
+    confidence tells visibility. The published loss leaves these heatmaps to chance.
+
+    Args:
+        heatmaps: predictions [B,K,H,W].
+        weight: [B,K], 0 for keypoints that are not seen.
+    """
+    squared = heatmaps.square().sum((-2, -1))
+    return 0.5 * (squared * (weight == 0)).sum() / weight.sum().clamp(min=1)
+
+
 def decode(heatmaps: Tensor, published: bool = False) -> tuple[Tensor, Tensor]:
     """Keypoints and confidences of heatmaps.
 

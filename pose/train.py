@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pose.data import AUGMENTATIONS, PoseRecords, PoseSamples, join_records, load_records, tell_skipped
-from pose.heatmaps import joints_mse, make_targets, xy_crop_to_cell
+from pose.heatmaps import absent_mse, joints_mse, make_targets, xy_crop_to_cell
 from pose.model import STRIDE, PoseNet, load_published
 from pose.predict import PosePredictor, normalise
 from wildshape.cli import CommonConfig, say, script_main
@@ -63,6 +63,9 @@ class Config(CommonConfig):
     """Default: default, or aux with --is_aux, or published with --published."""
     published: bool = False
     """Targets on whole cells, augmentation, schedule and choice of checkpoint as released."""
+    hidden: float = 0.0
+    """Weight with which heatmaps of keypoints that are not seen are drawn to zero, so that confidence tells
+    visibility; for labels that mark every visible keypoint (published: 0)."""
     best_by: float | None = None
     """PCK threshold that chooses the best checkpoint on val; default .1, or .04 with --published."""
     eval_every: int = 250
@@ -123,6 +126,7 @@ class PoseTask:
         lr: Adam's learning rate.
         thresholds: of the validation PCK.
         published: targets and decoding of the released code.
+        hidden: weight of `absent_mse`.
     """
 
     def __init__(
@@ -134,11 +138,12 @@ class PoseTask:
         lr: float,
         thresholds: Sequence[float] = (0.1,),
         published: bool = False,
+        hidden: float = 0.0,
     ) -> None:
         self.model = model.to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
         self.samples = samples
-        self.published = published
+        self.published, self.hidden = published, hidden
         self.thresholds = thresholds
         self._val = val.records
         size = samples.image_size
@@ -156,12 +161,16 @@ class PoseTask:
         return self.samples.sample(index, rng)
 
     def loss(self, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
-        """The published loss of a batch."""
+        """The published loss of a batch, and that of keypoints that are not seen if asked for."""
         heatmaps = self.model(normalise(batch["crop"])).float()
         xy_cell = xy_crop_to_cell(batch["xy_crop"], STRIDE, self.published)
         size = (heatmaps.shape[-2], heatmaps.shape[-1])
         targets, weight = make_targets(xy_cell, batch["counts"], size, published=self.published)
-        return joints_mse(heatmaps, targets, weight), {}
+        loss = joints_mse(heatmaps, targets, weight)
+        if self.hidden:
+            empty = absent_mse(heatmaps, weight)
+            return loss + self.hidden * empty, {"empty": float(empty.detach())}
+        return loss, {}
 
     def evaluate(self) -> dict[str, float]:
         """PCK on the validation records, as `pck@<threshold>`."""
@@ -260,6 +269,7 @@ def run(config: Config, workspace: "Workspace") -> dict[str, Any]:
         lr=settings.lr,
         thresholds=thresholds,
         published=config.published,
+        hidden=config.hidden,
     )
     sources = [workspace, *(workspace.sibling(category=c) for c in others)]
     inputs = [s.table_path(t) for s in sources for t in ("labels", "labelled_images")]
@@ -290,6 +300,7 @@ def run(config: Config, workspace: "Workspace") -> dict[str, Any]:
                 "batch_size": config.batch_size,
                 "eval_every": config.eval_every,
                 "imagenet": config.imagenet,
+                "hidden": config.hidden,
                 "published": config.published,
                 "precision": config.precision,
                 "labels_from": others,

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pose.heatmaps import (
+    absent_mse,
     decode,
     default_sigma,
     flip_heatmaps,
@@ -118,3 +119,13 @@ def test_flipped_heatmaps_decode_to_mirrored_swapped_keypoints():
     mirrored = torch.stack([15 - xy[..., 0], xy[..., 1]], -1)[:, flip]
     targets, _ = make_targets(mirrored, torch.ones(2, 3, dtype=bool), (16, 16))
     np.testing.assert_allclose(decode(flip_heatmaps(targets, flip))[0], xy, atol=1e-4)
+
+
+def test_absent_keypoints_cost_their_heat():
+    # Two keypoints seen, one not: half of 4 cells of 3 squared, over the two that are seen.
+    heatmaps = torch.zeros(1, 3, 2, 2)
+    heatmaps[0, 1] = 5.0
+    heatmaps[0, 2] = 3.0
+    weight = torch.tensor([[1.0, 1.0, 0.0]])
+    assert absent_mse(heatmaps, weight).item() == pytest.approx(0.5 * 4 * 9 / 2)
+    assert absent_mse(heatmaps, torch.ones(1, 3)).item() == 0
