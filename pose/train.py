@@ -63,9 +63,9 @@ class Config(CommonConfig):
     """Default: default, or aux with --is_aux, or published with --published."""
     published: bool = False
     """Targets on whole cells, augmentation, schedule and choice of checkpoint as released."""
-    hidden: float = 0.0
+    hidden: float | None = None
     """Weight with which heatmaps of keypoints that are not seen are drawn to zero, so that confidence tells
-    visibility; for labels that mark every visible keypoint (published: 0)."""
+    visibility; default 1, or 0 with --published. Take 0 for labels that leave visible keypoints out."""
     best_by: float | None = None
     """PCK threshold that chooses the best checkpoint on val; default .1, or .04 with --published."""
     eval_every: int = 250
@@ -95,6 +95,7 @@ class _Resolved:
     schedule: str
     augmentation: str
     best_by: float
+    hidden: float
     seed: int
 
 
@@ -112,6 +113,7 @@ def _resolve(config: Config, start: PoseNet | None) -> _Resolved:
         schedule=config.schedule or ("constant" if config.published else "cosine"),
         augmentation=config.augmentation or default,
         best_by=config.best_by or (0.04 if config.published else 0.1),
+        hidden=float(not config.published) if config.hidden is None else config.hidden,
         seed=config.seed + (_AUX_SEED if config.is_aux else 0),
     )
 
@@ -269,7 +271,7 @@ def run(config: Config, workspace: "Workspace") -> dict[str, Any]:
         lr=settings.lr,
         thresholds=thresholds,
         published=config.published,
-        hidden=config.hidden,
+        hidden=settings.hidden,
     )
     sources = [workspace, *(workspace.sibling(category=c) for c in others)]
     inputs = [s.table_path(t) for s in sources for t in ("labels", "labelled_images")]
@@ -300,7 +302,6 @@ def run(config: Config, workspace: "Workspace") -> dict[str, Any]:
                 "batch_size": config.batch_size,
                 "eval_every": config.eval_every,
                 "imagenet": config.imagenet,
-                "hidden": config.hidden,
                 "published": config.published,
                 "precision": config.precision,
                 "labels_from": others,
