@@ -26,6 +26,8 @@ from wildshape.workspace import Workspace
 
 SELECTIONS = ("all", "random", *CRITERIA)
 ARMS = ("labels", "ceiling", *SELECTIONS)
+# Defaults were tuned while looking at the world of seed 0: its test split may not decide.
+FIRST_SEED = 10
 
 
 def run_seed(root: Path, category: str, seed: int, num_web: int | None) -> dict[str, Any]:
@@ -115,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=None, help="JSON file for the figures")
     options = parser.parse_args(argv)
     began, figures = time.monotonic(), []
-    for seed in range(options.seeds):
+    for seed in range(FIRST_SEED, FIRST_SEED + options.seeds):
         say(f"== seed {seed}")
         figures.append(run_seed(options.root, options.category, seed, options.num_web))
         summary = summarise(figures)
