@@ -19,8 +19,7 @@ from acsm.arms import load_arm
 from acsm.crops import WHITE
 from acsm.predict import ShapePredictor
 from wildshape.cli import CommonConfig, say, script_main
-from wildshape.crops import image_paths, read_image
-from wildshape.errors import UserError
+from wildshape.crops import image_paths, instance_problem, read_image
 from wildshape.geometry import warp_crop
 from wildshape.stage import MapOptions, MapStage, Provenance, input_hashes, publish, run_map
 from wildshape.tables import Table
@@ -65,16 +64,7 @@ class ShapePseudoLabels(MapStage):
 
     def problem(self, row: Mapping[str, Any]) -> str | None:
         """Why a row gives nothing, or None."""
-        path, box = self.paths.get(row["image_id"]), row["box_xyxy"]
-        if path is None:
-            return f"no file of image {row['image_id']}"
-        if not (box[2:] > box[:2]).all():
-            return "a box of no area"
-        try:
-            self._image(path)
-        except UserError as error:
-            return str(error)
-        return None
+        return instance_problem(row, self.paths, self._image)
 
     def prepare(self, row: dict[str, Any]) -> dict[str, Any]:
         """The crop uint8 [S, S, 3] of one instance and its affine [2, 3]."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from pose.predict import PosePredictor
 from wildshape.cli import say
-from wildshape.crops import image_paths, read_image
+from wildshape.crops import image_paths, instance_problem, read_image
 from wildshape.errors import UserError
 from wildshape.geometry import warp_crop
 from wildshape.stage import MapOptions, MapStage, Provenance, input_hashes, run_map
@@ -94,16 +94,7 @@ class PosePseudoLabels(MapStage):
 
     def problem(self, row: Mapping[str, Any]) -> str | None:
         """Why a row gives nothing, or None if it does give keypoints."""
-        path, box = self.paths.get(row["image_id"]), row["box_xyxy"]
-        if path is None:
-            return f"no file of image {row['image_id']}"
-        if not (box[2:] > box[:2]).all():
-            return "a box of no area"
-        try:
-            self._image(path)
-        except UserError as error:
-            return str(error)
-        return None
+        return instance_problem(row, self.paths, self._image)
 
     def prepare(self, row: dict[str, Any]) -> dict[str, Any]:
         """Crops uint8 [T,S,S,3] and their affines [T,2,3] for one instance."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -66,3 +67,25 @@ def image_paths(images: Table | Sequence[Table], workspace: Workspace) -> dict[s
         for image_id, path in zip(table["image_id"], table["path"])
         if image_id is not None and path is not None
     }
+
+
+def instance_problem(
+    row: Mapping[str, Any], paths: Mapping[str, Path], read: Callable[[Path], Any]
+) -> str | None:
+    """Why an instance cannot be cropped from its image, or None if it can.
+
+    Args:
+        row: A row of an instances table.
+        paths: File of each image id.
+        read: Reads an image file, raising UserError if that cannot be done.
+    """
+    path, box = paths.get(row["image_id"]), row["box_xyxy"]
+    if path is None:
+        return f"no file of image {row['image_id']}"
+    if not (box[2:] > box[:2]).all():
+        return "a box of no area"
+    try:
+        read(path)
+    except UserError as error:
+        return str(error)
+    return None
