@@ -12,13 +12,13 @@ import numpy as np
 from acsm import sources
 from acsm.arms import load_arm
 from acsm.crops import published_affine, published_crop
-from acsm.data import ShapeRecords
 from acsm.metrics import ShapeResult
 from acsm.predict import ShapePredictor
 from wildshape.cli import CommonConfig, say, script_main
 from wildshape.crops import read_image
 from wildshape.errors import UserError
 from wildshape.geometry import box_side, warp_crop, xyxy_to_xywh
+from wildshape.records import AnimalRecords, tell_skipped
 from wildshape.stage import progress
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Config(CommonConfig):
 
 
 def measure(
-    predictor: ShapePredictor, records: ShapeRecords, *, published: bool = False
+    predictor: ShapePredictor, records: AnimalRecords, *, published: bool = False
 ) -> tuple[ShapeResult, list[tuple[str, str]]]:
     """Predict and collect what the metrics need.
 
@@ -113,9 +113,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         "truth" if truth else "labels",
     )
     result, skipped = measure(predictor, records)
-    sources.tell_skipped(
-        [*records.skipped, *skipped], len(records) + len(records.skipped), f"{split} labels"
-    )
+    tell_skipped([*records.skipped, *skipped], len(records) + len(records.skipped), f"{split} labels")
     if not len(result.xy):
         raise UserError(
             f"expected labelled animals in the {split} split of {workspace.category.name}; found "

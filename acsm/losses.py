@@ -18,12 +18,14 @@ class LossWeights:
         translation: of the squared part translations.
         camera: of the distance from the guiding cameras; released: 0.
         turn: of the part turns, so that parts that no keypoint sees stay at rest; released: 0.
+        upright: of the tilt and roll of cameras, which keypoints tell badly; released: 0.
     """
 
     keypoints: float = 3.0
     translation: float = 10.0
     camera: float = 0.0
     turn: float = 0.0
+    upright: float = 0.0
 
 
 def keypoint_loss(
@@ -59,6 +61,21 @@ def translation_loss(part_transforms: Tensor) -> Tensor:
 def turn_loss(part_transforms: Tensor) -> Tensor:
     """Mean squared sine of half the angle by which parts [B, C, P, 8] turn."""
     return (1 - part_transforms[..., 4].square()).mean()
+
+
+def upright_loss(camera: Tensor, camera_prob: Tensor) -> Tensor:
+    """One minus the cosine between the template's up axis, as a camera sees it, and the image's.
+
+    Azimuth does not count. Keypoints of an animal that the template fits only roughly leave the
+    elevation open by some fifteen degrees; photographs are taken from nearer to level than that.
+
+    Args:
+        camera: predictions [B, C, 7].
+        camera_prob: [B, C]; the expected value is taken.
+    """
+    w, x, y, z = camera[..., 3:].unbind(-1)
+    cosine = 2 * (w * x - y * z)
+    return ((1 - cosine) * camera_prob).sum(1).mean()
 
 
 def camera_guide_loss(camera: Tensor, guide: Tensor, camera_prob: Tensor) -> Tensor:
@@ -101,4 +118,7 @@ def total_loss(
     if weights.turn:
         terms["turn"] = turn_loss(prediction["part_transforms"])
         total = total + weights.turn * terms["turn"]
+    if weights.upright:
+        terms["upright"] = upright_loss(prediction["camera"], prediction["camera_prob"])
+        total = total + weights.upright * terms["upright"]
     return total, {name: float(value.detach()) for name, value in terms.items()}

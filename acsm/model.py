@@ -93,7 +93,11 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """ImageNet-normalised images [B, 3, S, S] -> features [B, features]."""
-        return self.stack(self.squeeze(self.backbone(images)).flatten(1)).squeeze(1)
+        return self.read(self.backbone(images))
+
+    def read(self, feature_map: Tensor) -> Tensor:
+        """The ResNet's map [B, 512, S / 32, S / 32] -> features [B, features]."""
+        return self.stack(self.squeeze(feature_map).flatten(1)).squeeze(1)
 
 
 class CameraHead(nn.Module):
@@ -267,9 +271,17 @@ class ACSM(nn.Module):
         size = self.arch.image_size
         if images.shape[1:] != (3, size, size):
             raise UserError(f"expected images [B, 3, {size}, {size}]; found {list(images.shape)}")
-        features = self.encoder(images)
+        return self._decode(self.encoder(images), articulated, vertices)
+
+    def from_features(
+        self, feature_map: Tensor, *, articulated: bool = True, vertices: bool = False
+    ) -> dict[str, Tensor]:
+        """As `forward`, from the feature maps [B, 512, S / 32, S / 32] of the encoder's ResNet."""
+        return self._decode(self.encoder.read(feature_map), articulated, vertices)
+
+    def _decode(self, features: Tensor, articulated: bool, vertices: bool) -> dict[str, Tensor]:
         # Rotations and projections keep full precision even where the encoder runs in bf16.
-        with torch.autocast(images.device.type, enabled=False):
+        with torch.autocast(features.device.type, enabled=False):
             features = self.trunk(features.float()).squeeze(1)
             camera, probability = self.camera_head(features)
             if articulated:

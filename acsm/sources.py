@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from acsm.data import ShapeRecords, label_records, pseudo_label_records
-from wildshape.cli import say
 from wildshape.crops import image_paths
 from wildshape.errors import UserError
+from wildshape.records import AnimalRecords, label_records, pseudo_label_records
 from wildshape.skeleton import Skeleton
 from wildshape.tables import Table, read_table
 
@@ -24,7 +23,7 @@ PUBLISHED_DATASETS = ("pascal", "animal_pose", "yfcc100m", "coco")
 
 def labelled(
     workspace: Workspace, split: str | None, skeleton: Skeleton, table: str = "labels"
-) -> tuple[ShapeRecords, list[Path]]:
+) -> tuple[AnimalRecords, list[Path]]:
     """Labelled animals of one split, and the tables they were read from.
 
     Args:
@@ -72,7 +71,7 @@ def selection(workspace: Workspace, criterion: str, number: int) -> tuple[Table,
 
 def web(
     workspace: Workspace, source: str, criterion: str | None, number: int | None, seed: int = 0
-) -> tuple[ShapeRecords, list[Path]]:
+) -> tuple[AnimalRecords, list[Path]]:
     """Web animals with pseudo-labels, and the tables they were read from.
 
     Args:
@@ -114,11 +113,3 @@ def web(
             ids = [ids[i] for i in sorted(order)]
     rows = instances.take([place[i] for i in ids])
     return pseudo_label_records(rows, keypoints, paths, workspace.category.skeleton), inputs
-
-
-def tell_skipped(skipped: list[tuple[str, str]], total: int, what: str) -> None:
-    """Say which animals were left out, and why, if any."""
-    if skipped:
-        shown = "; ".join(f"{name}: {reason}" for name, reason in skipped[:5])
-        more = f"; and {len(skipped) - 5} more" if len(skipped) > 5 else ""
-        say(f"left out {len(skipped)} of {total} {what} ({shown}{more})")

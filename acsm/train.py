@@ -11,26 +11,23 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from acsm import sources
 from acsm.camera_fit import guiding_cameras
 from acsm.checkpoint_init import initialise
-from acsm.data import CropStyle, ShapeRecords, ShapeSamples, join_records
-from acsm.losses import LossWeights, total_loss
-from acsm.metrics import auc, camera_errors
+from acsm.data import CropStyle, ShapeSamples
 from acsm.model import ACSM, ACSMArchitecture
-from acsm.predict import ShapePredictor, normalise, pack_template, template_hash
+from acsm.predict import pack_template, template_hash
+from acsm.task import FrozenShapeTask, ShapeTask
 from acsm.template import ArticulatedTemplate, template_for
 from wildshape.cli import CommonConfig, say, script_main
 from wildshape.errors import UserError
+from wildshape.records import AnimalRecords, join_records, tell_skipped
 from wildshape.stage import Provenance, input_hashes
 from wildshape.training import FitConfig, fit, pick_device
 
 if TYPE_CHECKING:
     from wildshape.workspace import Workspace
-
-GUIDED_SHARE = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,11 +72,17 @@ class Config(CommonConfig):
     """Largest turn of the crops in degrees (published: 0)."""
     colour: float = 0.2
     """Strength of the colour augmentation (published: 0)."""
-    camera_guide: float = 0.0
-    """Weight, at the start, of cameras fitted to the keypoints as a guide; it falls to 0 over the first
-    three tenths of the steps. Above 0 fewer cameras settle on the wrong side (published: 0)."""
+    camera_guide: float = 0.3
+    """Weight of cameras fitted to the keypoints as a guide: without them, cameras settle on the wrong
+    side, before or behind, where keypoints of a thin animal look alike (published: 0)."""
     turn_weight: float = 0.02
     """Weight that keeps parts which no keypoint sees, such as the tail, from turning (published: 0)."""
+    upright_weight: float = 0.1
+    """Weight that keeps cameras upright and level, as photographers hold them (published: 0)."""
+    freeze: bool = False
+    """Train only what follows the encoder's ResNet, on feature maps computed once."""
+    frozen_crops: int = 8
+    """With --freeze: varied crops of each animal."""
     warmup: float = 0.05
     """Share of the steps before parts turn."""
     num_cameras: int = 1
@@ -113,6 +116,10 @@ class Config(CommonConfig):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise UserError(f"--{name}: expected 0 to 1; found {value}")
+        if self.frozen_crops < 1:
+            raise UserError(f"--frozen_crops: expected at least 1; found {self.frozen_crops}")
+        if self.freeze and self.flip == "both":
+            raise UserError("--flip both: expected --flip random or none with --freeze")
         known = ("labels", *sources.PUBLISHED_DATASETS)
         if self.dataset not in known:
             raise UserError(f"--dataset: expected one of {', '.join(known)}; found {self.dataset}")
@@ -137,80 +144,6 @@ class Config(CommonConfig):
         return "turntable" if self.num_cameras == 1 else "angles"
 
 
-class ShapeTask:
-    """What `wildshape.training.fit` trains: model, samples, loss and validation.
-
-    Args:
-        model: the model, on its device.
-        samples: training crops; the first ``num_labels`` are labelled by people.
-        val: validation crops.
-        config: settings of the training.
-        num_labels: see ``samples``.
-    """
-
-    def __init__(
-        self,
-        model: ACSM,
-        samples: ShapeSamples,
-        val: ShapeSamples,
-        config: Config,
-        num_labels: int,
-    ) -> None:
-        self.model = model.to(memory_format=torch.channels_last)
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, fused=True)
-        self.samples, self.config, self.num_labels = samples, config, num_labels
-        self._guided_steps = GUIDED_SHARE * config.steps
-        self._articulate_from = round(config.warmup * config.steps)
-        self._val = val.records
-        affines = [val.evaluation_affine(i) for i in range(len(val))]
-        self._val_crops = np.stack([val.crop(i, affine) for i, affine in enumerate(affines)])
-        self._val_affines = np.stack([affine.matrix for affine in affines])
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def sample(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """One varied crop (see `acsm.data.ShapeSamples.sample`)."""
-        share = self.config.label_share
-        if share is not None and 0 < self.num_labels < len(self.samples):
-            labelled = rng.random() < share
-            low, high = (0, self.num_labels) if labelled else (self.num_labels, len(self.samples))
-            index = int(rng.integers(low, high))
-        return self.samples.sample(index, rng)
-
-    def loss(self, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
-        """The loss of a batch, parts at rest during the warm-up."""
-        if self.config.flip == "both":
-            batch = self._with_mirror(batch)
-        prediction = self.model(normalise(batch["crop"]), articulated=step >= self._articulate_from)
-        left = max(0.0, 1 - step / self._guided_steps)
-        weights = LossWeights(camera=self.config.camera_guide * left, turn=self.config.turn_weight)
-        return total_loss(prediction, batch["target_ndc"], batch["weight"], batch["guide"], weights)
-
-    def _with_mirror(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        flip = self.model.keypoint_flip
-        signs = batch["target_ndc"].new_tensor((-1.0, 1.0))
-        guide = batch["guide"].new_tensor((1.0, 1.0, -1.0, -1.0, 1.0))
-        mirrored = {
-            "crop": batch["crop"].flip(2),
-            "target_ndc": batch["target_ndc"][:, flip] * signs,
-            "weight": batch["weight"][:, flip],
-            "guide": batch["guide"] * guide,
-        }
-        return {name: torch.cat((batch[name], value)) for name, value in mirrored.items()}
-
-    def evaluate(self) -> dict[str, float]:
-        """AUC (percent) and mean camera error (degrees) on the validation animals."""
-        predictor = ShapePredictor(self.model, None, (), device=str(next(self.model.parameters()).device))
-        shapes = predictor.predict_crops(self._val_crops, self._val_affines)
-        val = self._val
-        metrics = {"auc": auc(shapes.xy_image, val.xy, val.weight > 0, val.box_side)}
-        errors = camera_errors(shapes.camera, val.camera)
-        if np.isfinite(errors).any():
-            metrics["camera_error_deg"] = float(np.nanmean(errors))
-        return metrics
-
-
 def bfloat16_pays(precision: str, device: torch.device) -> bool:
     """Whether the encoder runs in bfloat16: as told, or where the hardware multiplies in it."""
     if precision != "auto":
@@ -220,13 +153,13 @@ def bfloat16_pays(precision: str, device: torch.device) -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def _guide(template: ArticulatedTemplate, records: ShapeRecords) -> tuple[np.ndarray, np.ndarray]:
+def _guide(template: ArticulatedTemplate, records: AnimalRecords) -> tuple[np.ndarray, np.ndarray]:
     points = template.vertices[template.keypoint_vertices]
     return guiding_cameras(points, records.xy, records.weight, records.box_xyxy)
 
 
 def _samples(
-    records: ShapeRecords, config: Config, template: ArticulatedTemplate, what: str
+    records: AnimalRecords, config: Config, template: ArticulatedTemplate, what: str
 ) -> ShapeSamples:
     style = CropStyle(
         flip=0.5 if config.flip == "random" else 0.0,
@@ -237,13 +170,13 @@ def _samples(
     samples = ShapeSamples(records, config.image_size, template.keypoint_flip, style, guide)
     unreadable = samples.drop_unreadable()
     total = len(records) + len(records.skipped)
-    sources.tell_skipped([*records.skipped, *unreadable], total, what)
+    tell_skipped([*records.skipped, *unreadable], total, what)
     return samples
 
 
 def _training_records(
     config: Config, workspace: Workspace
-) -> tuple[ShapeRecords, ShapeRecords | None, list[Path]]:
+) -> tuple[AnimalRecords, AnimalRecords | None, list[Path]]:
     skeleton = workspace.category.skeleton
     others = [name.strip() for name in config.labels_from.split(",") if name.strip()]
     if workspace.category.name in others:
@@ -299,13 +232,23 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         torch.manual_seed(config.seed)
         model = ACSM(template, arch)
     origin = initialise(model, config.init, config.imagenet, template)
+    if config.freeze and origin.startswith("random"):
+        raise UserError(
+            "--freeze: expected weights worth keeping; found random ones; add --init with a checkpoint of "
+            "pose-train or acsm-train"
+        )
     samples = _joined(labels, web)
     say(
         f"acsm {arm}: {origin}; {len(labels)} labelled and {0 if web is None else len(web)} web "
         f"animals, {len(val)} to validate; {config.steps} steps of {config.batch_size} at "
         f"{config.image_size} px on {device.type}"
     )
-    task = ShapeTask(model.to(device), samples, val, config, len(labels))
+    task: ShapeTask
+    if config.freeze:
+        autocast = bfloat16_pays(config.precision, device)
+        task = FrozenShapeTask(model.to(device), samples, val, config, len(labels), autocast)
+    else:
+        task = ShapeTask(model.to(device), samples, val, config, len(labels))
     result = fit(
         task,
         _fit_config(config, arm, device),
@@ -345,7 +288,8 @@ def _fit_config(config: Config, arm: str, device: torch.device) -> FitConfig:
 _SETTINGS = (
     "use_web_images", "web_images_num", "filter", "pl_source", "labels_from", "label_share",
     "image_size", "steps", "batch_size", "lr", "schedule", "seed", "flip", "rotation", "colour",
-    "camera_guide", "turn_weight", "warmup", "num_cameras", "camera_kind", "translations", "order",
+    "camera_guide", "turn_weight", "upright_weight", "freeze", "frozen_crops", "warmup", "num_cameras",
+    "camera_kind", "translations", "order",
     "eval_every", "precision", "imagenet",
 )  # fmt: skip
 

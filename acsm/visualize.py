@@ -17,6 +17,7 @@ from wildshape.crops import image_paths, read_image
 from wildshape.errors import UserError
 from wildshape.files import atomic_path
 from wildshape.geometry import Affine2D, crop_affine, warp_crop
+from wildshape.records import tell_skipped
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,7 +95,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         raise UserError(
             f"expected {config.split} animals with images for {workspace.category.name}; found none"
         )
-    sources.tell_skipped(skipped, len(order), "animals")
+    tell_skipped(skipped, len(order), "animals")
     # Two animals side by side: pages are wider than five pictures.
     paired = [sum(rows[i : i + 2], []) for i in range(0, len(rows), 2)]
     out = workspace.pictures_dir / f"acsm_{config.arm}_{config.split}.jpg"

@@ -43,7 +43,10 @@ class Options:
 
 
 def pretrain(options: Options) -> dict[str, Path]:
-    """Networks trained on a large labelled synthetic world of cows; returns checkpoints by use."""
+    """Pose networks trained on a large labelled synthetic world of cows; returns checkpoints by use.
+
+    The 3D model's encoder is the pose network's, so it starts from there as well.
+    """
     workspace = Workspace(options.root / "pretrained", "cow", "pretrained")
     workspace.mark()
     common = {"category": "cow", "name": "pretrained", "data_root": workspace.root}
@@ -64,18 +67,7 @@ def pretrain(options: Options) -> dict[str, Path]:
             batch_size=sizes.pose_batch_size,
             seed=100,
         )
-    pipeline.call(
-        "pretrain acsm",
-        "acsm.train",
-        arm="labels",
-        image_size=sizes.acsm_image_size,
-        steps=2 * sizes.acsm_steps,
-        batch_size=sizes.acsm_batch_size,
-        lr=sizes.acsm_lr,
-        init=workspace.checkpoint_dir("pose") / "best.pt",
-        seed=100,
-    )
-    models = {"pose_init": "pose", "aux_init": "pose_aux", "acsm_init": "acsm/labels"}
+    models = {"pose_init": "pose", "aux_init": "pose_aux"}
     return {use: workspace.checkpoint_dir(model) / "best.pt" for use, model in models.items()}
 
 
@@ -118,13 +110,13 @@ def run_split(options: Options, split: int, name: str, starts: dict[str, Path]) 
     pipeline.pose()
     pipeline.acsm(with_ceiling=False)
     pipeline.report()
-    pose = read_json(workspace.metrics_path("pose_evaluate"))
+    facts = {name: read_json(workspace.metrics_path(f"{name}_test")) for name in ("pose", "pose_aux")}
+    keys = ("thresholds", "pck", "pck_low", "pck_high", "instances", "keypoints")
     arms = {arm: read_json(workspace.metrics_path(f"acsm_{arm}_test")) for arm in ("labels", config.filter)}
     return {
-        "pck": pose["pck"],
-        "test_animals": pose.get("animals"),
-        "auc": {arm: facts["auc"] for arm, facts in arms.items()},
-        "auc_interval": {arm: facts["auc_interval"] for arm, facts in arms.items()},
+        "pose": {name: {key: node[key] for key in keys} for name, node in facts.items()},
+        "auc": {arm: node["auc"] for arm, node in arms.items()},
+        "auc_interval": {arm: node["auc_interval"] for arm, node in arms.items()},
         "seconds": dict(pipeline.timings),
     }
 
@@ -147,7 +139,11 @@ def main(argv: list[str] | None = None) -> int:
             say(f"== split {split}, {name}")
             figures[name].append(run_split(options, split, name, starts))
             for kind, rows in figures.items():
-                for arm in rows[0]["auc"] if rows else ():
+                if not rows:
+                    continue
+                at = [row["pose"]["pose"]["pck"][-1] for row in rows]
+                say(f"   {kind:<10} pose     PCK@.10 {100 * np.mean(at):.1f} of {len(at)} splits")
+                for arm in rows[0]["auc"]:
                     values = [row["auc"][arm] for row in rows]
                     say(f"   {kind:<10} {arm:<8} AUC {np.mean(values):.1f} of {len(values)} splits")
             minutes = (time.monotonic() - began) / 60

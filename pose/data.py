@@ -1,19 +1,17 @@
 """Training and evaluation samples of the pose network, from tables of labels."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from wildshape.cli import say
-from wildshape.crops import image_paths, read_image
+from wildshape.crops import image_paths, read_image, vary_colour
 from wildshape.errors import UserError
-from wildshape.geometry import box_side, crop_affine, warp_crop
-from wildshape.skeleton import Skeleton, load_skeleton
-from wildshape.tables import Table
+from wildshape.geometry import crop_affine, warp_crop
+from wildshape.records import AnimalRecords, label_records
 
 if TYPE_CHECKING:
     from wildshape.workspace import Workspace
@@ -50,116 +48,7 @@ AUGMENTATIONS: Mapping[str, Augmentation] = {
 }
 
 
-@dataclass(frozen=True)
-class PoseRecords:
-    """Labelled animals in one skeleton, ready to be cropped.
-
-    Attributes:
-        instance_ids: N ids.
-        paths: N image files.
-        box_xyxy: [N,4] in image pixels.
-        xy: [N,K,2] in image pixels, 0 where nothing counts.
-        counts: bool [N,K], the keypoints that train and are measured (visible == 2).
-        skipped: id and reason of each label that was left out.
-    """
-
-    instance_ids: tuple[str, ...]
-    paths: tuple[Path, ...]
-    box_xyxy: np.ndarray
-    xy: np.ndarray
-    counts: np.ndarray
-    skipped: tuple[tuple[str, str], ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.instance_ids)
-
-    @property
-    def box_side(self) -> np.ndarray:
-        """Longer side of each box, [N] pixels."""
-        return box_side(self.box_xyxy)
-
-    def take(self, index: np.ndarray) -> "PoseRecords":
-        """The records at int positions."""
-        return replace(
-            self,
-            instance_ids=tuple(self.instance_ids[i] for i in index),
-            paths=tuple(self.paths[i] for i in index),
-            box_xyxy=self.box_xyxy[index],
-            xy=self.xy[index],
-            counts=self.counts[index],
-        )
-
-
-def select_records(labels: Table, paths: Mapping[str, Path], skeleton: Skeleton, split: str) -> PoseRecords:
-    """The labels of one split, their keypoints mapped by name onto a skeleton.
-
-    Args:
-        labels: a labels table; its rows name their own skeletons.
-        paths: file of each image_id.
-        skeleton: the skeleton to map onto; what a label's skeleton lacks does not count.
-        split: "train", "val" or "test".
-
-    Returns:
-        Records of the labels whose image file exists, whose box has an area and that show at least
-        one keypoint; the others stand in `skipped`.
-
-    Raises:
-        UserError: a label's skeleton shares no keypoint name with `skeleton`.
-    """
-    table = labels.take(labels["split"] == split)
-    mapping = {name: _mapping(str(name), skeleton) for name in sorted(set(table["skeleton"]))}
-    source = np.array([mapping[name] for name in table["skeleton"]], int)
-    source = source.reshape(len(table), skeleton.num_keypoints)
-    rows = np.arange(len(table))[:, None]
-    counts = (source >= 0) & (table["visible"][rows, source.clip(0)] == 2)
-    xy = np.where(counts[..., None], table["xy"][rows, source.clip(0)], 0.0)
-
-    kept, files, skipped = [], [], []
-    for i, row in enumerate(table.rows()):
-        path = paths.get(row["image_id"])
-        if path is None or not path.is_file():
-            skipped.append((row["instance_id"], f"no image file {path or row['image_id']}"))
-        elif not (row["box_xyxy"][2:] > row["box_xyxy"][:2]).all():
-            skipped.append((row["instance_id"], "a box of no area"))
-        elif not counts[i].any():
-            skipped.append((row["instance_id"], "no visible keypoint"))
-        else:
-            kept.append(i)
-            files.append(path)
-    return PoseRecords(
-        instance_ids=tuple(table["instance_id"][kept]),
-        paths=tuple(files),
-        box_xyxy=table["box_xyxy"][kept],
-        xy=xy[kept],
-        counts=counts[kept],
-        skipped=tuple(skipped),
-    )
-
-
-def _mapping(name: str, skeleton: Skeleton) -> np.ndarray:
-    names = load_skeleton(name).keypoints
-    mapping = skeleton.map_from(names)
-    if (mapping < 0).all():
-        raise UserError(
-            f"expected labels with keypoints of {skeleton.name} ({', '.join(skeleton.keypoints)}); "
-            f"found {name} ({', '.join(names)}); add aliases to the skeleton's file"
-        )
-    return mapping
-
-
-def join_records(parts: Sequence[PoseRecords]) -> PoseRecords:
-    """Records of several categories, one after another."""
-    return PoseRecords(
-        instance_ids=sum((p.instance_ids for p in parts), ()),
-        paths=sum((p.paths for p in parts), ()),
-        box_xyxy=np.concatenate([p.box_xyxy for p in parts]),
-        xy=np.concatenate([p.xy for p in parts]),
-        counts=np.concatenate([p.counts for p in parts]),
-        skipped=sum((p.skipped for p in parts), ()),
-    )
-
-
-def load_records(workspace: "Workspace", split: str, category: str | None = None) -> PoseRecords:
+def load_records(workspace: "Workspace", split: str, category: str | None = None) -> AnimalRecords:
     """Labels of one split on the workspace's skeleton.
 
     Args:
@@ -173,15 +62,7 @@ def load_records(workspace: "Workspace", split: str, category: str | None = None
     source = workspace if category is None else workspace.sibling(category=category)
     labels = source.load("labels", "the pose network")
     images = source.load("labelled_images", "the pose network")
-    return select_records(labels, image_paths(images, source), workspace.category.skeleton, split)
-
-
-def tell_skipped(skipped: Sequence[tuple[str, str]], total: int, what: str) -> None:
-    """Say which labels were left out, and why, if any."""
-    if skipped:
-        shown = "; ".join(f"{name}: {reason}" for name, reason in skipped[:5])
-        more = f"; and {len(skipped) - 5} more" if len(skipped) > 5 else ""
-        say(f"left out {len(skipped)} of {total} {what} ({shown}{more})")
+    return label_records(labels, image_paths(images, source), workspace.category.skeleton, split)
 
 
 class PoseSamples:
@@ -197,7 +78,7 @@ class PoseSamples:
 
     def __init__(
         self,
-        records: PoseRecords,
+        records: AnimalRecords,
         image_size: int,
         flip: Sequence[int],
         augmentation: Augmentation = AUGMENTATIONS["default"],
@@ -274,12 +155,7 @@ class PoseSamples:
 def _change_look(crop: np.ndarray, augmentation: Augmentation, rng: np.random.Generator) -> np.ndarray:
     if rng.random() < augmentation.grey:
         crop = cv2.cvtColor(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    if augmentation.colour:
-        reach = augmentation.colour
-        gain = 1 + rng.uniform(-reach, reach) + rng.uniform(-reach, reach, 3) / 2
-        bias = 127.5 * rng.uniform(-reach, reach) + 127.5 * (1 - gain)
-        table = np.arange(256)[:, None] * gain + bias
-        crop = cv2.LUT(crop, table.clip(0, 255).astype(np.uint8)[:, None])
+    crop = vary_colour(crop, augmentation.colour, rng)
     if rng.random() < augmentation.erase:
         crop = crop.copy()
         size = crop.shape[0]

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from pose.data import AUGMENTATIONS, PoseSamples, load_records, tell_skipped
+from pose.data import AUGMENTATIONS, PoseSamples, load_records
 from pose.predict import PosePredictor
 from pose.pseudo_labels import load_predictor
 from wildshape.cli import CommonConfig, say, script_main
 from wildshape.errors import UserError
 from wildshape.metrics import bootstrap_interval, pck_counts
+from wildshape.records import tell_skipped
 
 if TYPE_CHECKING:
     from wildshape.workspace import Workspace

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pose.data import AUGMENTATIONS, PoseRecords, PoseSamples, join_records, load_records, tell_skipped
+from pose.data import AUGMENTATIONS, PoseSamples, load_records
 from pose.heatmaps import absent_mse, joints_mse, make_targets, xy_crop_to_cell
 from pose.model import STRIDE, PoseNet, load_published
 from pose.predict import PosePredictor, normalise
@@ -19,6 +19,7 @@ from wildshape.errors import UserError
 from wildshape.geometry import crop_affine, warp_crop
 from wildshape.metrics import pck
 from wildshape.pretrained import load_imagenet_backbone
+from wildshape.records import AnimalRecords, join_records, tell_skipped
 from wildshape.stage import Provenance, input_hashes
 from wildshape.training import FitConfig, fit, pick_device
 
@@ -226,7 +227,7 @@ def _bfloat16(precision: str, device: torch.device) -> bool:
 
 
 def _samples(
-    records: PoseRecords, config: Config, workspace: "Workspace", augmentation: str, split: str
+    records: AnimalRecords, config: Config, workspace: "Workspace", augmentation: str, split: str
 ) -> PoseSamples:
     samples = PoseSamples(
         records, config.image_size, workspace.category.skeleton.flip, AUGMENTATIONS[augmentation]

@@ -69,6 +69,29 @@ def accepted_labels(category: CategorySpec) -> frozenset[str]:
     return frozenset(name.strip().lower() for name in names)
 
 
+def box_rules(
+    category: CategorySpec,
+    detector: Detector,
+    score_threshold: float | None = None,
+    max_per_image: int | None = None,
+    small_side: float = 32.0,
+) -> BoxRules:
+    """Which of a detector's boxes are animals of a category.
+
+    Args:
+        category: The category; its COCO class, name and synonyms are taken.
+        detector: Has its say on the threshold, if none is given.
+        score_threshold: Least score.
+        max_per_image: Most boxes an image.
+        small_side: Boxes with a shorter longer side, in pixels, are flagged.
+
+    Raises:
+        UserError: if the category has no COCO class.
+    """
+    threshold = default_threshold(detector) if score_threshold is None else score_threshold
+    return BoxRules(accepted_labels(category), threshold, max_per_image, small_side)
+
+
 class BoxStage(MapStage):
     """Images rows in, instances rows out.
 
@@ -172,19 +195,15 @@ def _factory(
     detector: LoadedDetector, config: Config, workspace: Workspace, opened: list[Journal]
 ) -> Callable[[], BoxStage]:
     out = workspace.table_path("instances")
-    labels = accepted_labels(workspace.category)
+    accepted_labels(workspace.category)  # refuses a category without one before anything is loaded
 
     def make() -> BoxStage:
         log = out.with_suffix(".log.jsonl")
         if not any(out.with_suffix(".parts").glob("shard-*.parquet")):
             log.unlink(missing_ok=True)  # a fresh start, not the rest of a killed run
         made = detector.make()
-        threshold = config.score_threshold
-        rules = BoxRules(
-            labels=labels,
-            score_threshold=default_threshold(made) if threshold is None else threshold,
-            max_per_image=config.max_per_image,
-            small_side=config.small_side,
+        rules = box_rules(
+            workspace.category, made, config.score_threshold, config.max_per_image, config.small_side
         )
         opened.append(Journal(log))
         previous = read_table(out, "instances") if out.exists() else None

@@ -89,3 +89,19 @@ def instance_problem(
     except UserError as error:
         return str(error)
     return None
+
+
+def vary_colour(crop: np.ndarray, reach: float, rng: np.random.Generator) -> np.ndarray:
+    """A picture with brightness, contrast and each channel changed at random.
+
+    Args:
+        crop: RGB uint8 [H, W, 3].
+        reach: Largest relative change; 0 returns the picture itself.
+        rng: All randomness comes from it.
+    """
+    if not reach:
+        return crop
+    gain = 1 + rng.uniform(-reach, reach) + rng.uniform(-reach, reach, 3) / 2
+    bias = 127.5 * rng.uniform(-reach, reach) + 127.5 * (1 - gain)
+    table = (np.arange(256)[:, None] * gain + bias).clip(0, 255).astype(np.uint8)
+    return cv2.LUT(crop, table[:, None])

@@ -179,17 +179,11 @@ def _boxes(
         return [np.array(config.box)]
     if detector is None:
         return [None]
-    boxes, scores, labels = detector([image])[0]
-    wanted = predictor.workspace.category.coco_label
-    threshold = config.score_threshold
-    if threshold is None:
-        threshold = importlib.import_module("prepare_data.detectors").default_threshold(detector)
-    # Detectors count from the pixel's edge; the image frame from its centre.
-    return [
-        np.asarray(box, dtype=np.float64) - 0.5
-        for box, score, label in zip(boxes, scores, labels)
-        if label == wanted and score >= threshold
-    ]
+    save_boxes = importlib.import_module("prepare_data.save_boxes")
+    rules = save_boxes.box_rules(predictor.workspace.category, detector, config.score_threshold)
+    found = save_boxes.detect(detector, str(config.detector), [image])[0]
+    chosen, _ = save_boxes.choose_boxes(*found, image.shape[:2], rules)
+    return list(chosen.boxes)
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:

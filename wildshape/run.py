@@ -37,6 +37,7 @@ class Sizes:
         acsm_steps: Its optimiser steps, the same in every arm.
         acsm_batch_size: Its items a step.
         acsm_lr: Its learning rate.
+        acsm_freeze: Whether its ResNet stays as the pose network left it.
         selection_num: Pseudo-labels that a criterion keeps.
     """
 
@@ -50,13 +51,14 @@ class Sizes:
     acsm_steps: int
     acsm_batch_size: int
     acsm_lr: float
+    acsm_freeze: bool
     selection_num: int
 
 
 SIZES = {
-    "full": Sizes("resnet50", "resnet34", 256, 256, 10_000, 32, 256, 20_000, 12, 5e-4, 1000),
-    "cpu": Sizes("resnet18", "resnet34", 64, 128, 320, 16, 96, 1000, 24, 1e-3, 300),
-    "miniature": Sizes("resnet18", "resnet18", 16, 64, 6, 8, 64, 6, 8, 5e-4, 10),
+    "full": Sizes("resnet50", "resnet34", 256, 256, 10_000, 32, 256, 20_000, 12, 5e-4, False, 1000),
+    "cpu": Sizes("resnet18", "resnet34", 64, 128, 480, 16, 128, 2500, 48, 7e-4, True, 500),
+    "miniature": Sizes("resnet18", "resnet18", 16, 64, 6, 8, 64, 6, 8, 5e-4, True, 10),
 }
 
 
@@ -239,6 +241,7 @@ class Pipeline:
 
     def train_acsm(self, arm: str, **settings: Any) -> None:
         """Train one arm of the 3D model; all arms share steps, schedule, crops and seed."""
+        init = self.acsm_init()
         self.call(
             f"train 3D model, {arm}",
             "acsm.train",
@@ -247,10 +250,11 @@ class Pipeline:
             steps=self.sizes.acsm_steps,
             batch_size=self.sizes.acsm_batch_size,
             lr=self.sizes.acsm_lr,
+            freeze=self.sizes.acsm_freeze and init is not None,
             eval_every=max(1, self.sizes.acsm_steps // 8),
             labels_from=self.config.labels_from,
             seed=self.config.seed,
-            init=self.acsm_init(),
+            init=init,
             **settings,
         )
 

@@ -24,12 +24,14 @@ class DioramaConfig:
     """Labelled photos for choices."""
     num_test: int = 300
     """Labelled photos for the final numbers."""
-    num_web: int = 600
+    num_web: int = 1000
     """Web pictures that can be downloaded (failures come on top)."""
-    identities: int = 48
+    identities: int = 60
     """Different individuals of the category."""
-    difficulty: float = 0.5
-    """0 to 1: poses, views, light, clutter, occlusion and shape all grow harder with it."""
+    difficulty: float = 0.3
+    """0 to 1: light, clutter, blur, occlusion and truncation grow worse with it."""
+    variety: float = 0.9
+    """0 to 1: poses, views and body shapes grow more different with it."""
     several_share: float = 0.22
     """Pictures with more than one animal of the category."""
     distractor_share: float = 0.14
@@ -60,7 +62,7 @@ class DioramaConfig:
     def __post_init__(self) -> None:
         """Checks ranges and names the flag that is out of them."""
         for name, value in asdict(self).items():
-            if name.endswith("_share") or name == "difficulty":
+            if name.endswith("_share") or name in ("difficulty", "variety"):
                 if not 0 <= value <= 1:
                     raise UserError(f"--{name.replace('_', '-')}: expected 0 to 1; found {value}")
             elif name.startswith("num_") and value < 0:

@@ -103,9 +103,9 @@ def render_picture(
     rng = np.random.default_rng([config.seed, stream, index, attempt])
     difficulty = config.difficulty
     height, width = _picture_size(config, rng)
-    azimuth = sample_azimuth(rng, difficulty)
+    azimuth = sample_azimuth(rng, config.variety)
     weather = sample_weather(rng, difficulty, azimuth)
-    elevation = float(np.clip(rng.normal(7, 4 + 8 * difficulty), -10, 32))
+    elevation = float(np.clip(rng.normal(7, 4 + 8 * config.variety), -10, 32))
     rotation = look_at_rotation(azimuth, elevation, rng.normal(0, 2.5))
     strangers = [name for name in sorted(SPECIES) if name != category]
     lead = category if cast != "stranger" else str(rng.choice(strangers))
@@ -144,7 +144,7 @@ def _hire(zoo, config, species, rng, ground, yaw, native) -> _Actor:
     count = config.identities if native else stranger_count(config.identities)
     identity = int(rng.integers(count))
     body = zoo.body(species, identity)
-    pose = sample_pose(find_species(species), rng, 0.55 + 0.75 * config.difficulty)
+    pose = sample_pose(find_species(species), rng, 0.55 + 0.75 * config.variety)
     vertices, turn = apply_pose(body, pose)
     albedo, coat = sample_coat(body, rng)
     size = find_species(species).height * float(np.exp(np.clip(rng.normal(0, 0.10), -0.25, 0.2)))

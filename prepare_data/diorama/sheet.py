@@ -22,7 +22,7 @@ from wildshape.skeleton import load_skeleton
 
 def contact_sheet(config: DioramaConfig, columns: int = 8, side: int = 192) -> np.ndarray:
     """One row of pictures a species, RGB uint8 [6 * side, columns * side, 3]."""
-    zoo = Zoo(config.seed, load_skeleton("quadruped16").keypoints, config.difficulty)
+    zoo = Zoo(config.seed, load_skeleton("quadruped16").keypoints, config.variety)
     rows = []
     for species in SPECIES:
         pictures = [render_picture(zoo, config, species, WEB, n).image for n in range(columns)]

@@ -94,11 +94,11 @@ def look_at_rotation(azimuth: float, elevation: float, roll: float) -> np.ndarra
     return rotation_xyz(np.array([0.0, 0.0, roll])) @ np.stack([right, down, forward])
 
 
-def sample_azimuth(rng: np.random.Generator, difficulty: float) -> float:
-    """Mostly side and three-quarter views, both ways; some from the front and from behind."""
-    if rng.random() < 0.04 + 0.12 * difficulty:
-        return float(rng.choice([-90, 90]) + rng.normal(0, 22))
-    return float(rng.choice([0.0, 180.0]) + np.clip(rng.normal(0, 16 + 26 * difficulty), -75, 75))
+def sample_azimuth(rng: np.random.Generator, variety: float) -> float:
+    """Side and three-quarter views, both ways, and a share of views from anywhere."""
+    if rng.random() < 0.6 * variety:
+        return float(rng.uniform(-180, 180))
+    return float(rng.choice([0.0, 180.0]) + np.clip(rng.normal(0, 16 + 26 * variety), -75, 75))
 
 
 def fit_weak_perspective(points: np.ndarray, xy_image: np.ndarray, rotation: np.ndarray) -> np.ndarray:

@@ -32,7 +32,7 @@ from wildshape.stage import Provenance, describe_change, fingerprint, progress
 from wildshape.tables import Table, make_image_id, make_instance_id, make_record_id, write_table
 from wildshape.workspace import Workspace
 
-WORLD_VERSION = 1
+WORLD_VERSION = 2
 DETECTOR = "diorama"
 _LEAST_SEEN = 6  # keypoints of the main animal
 _LEAST_AREA = 0.0016  # share of the picture below which an animal is scenery
@@ -68,7 +68,7 @@ class Studio:
         self.config, self.category = config, workspace.category
         self.species = str(self.category.diorama.get("species", self.category.name))
         find_species(self.species)
-        self.zoo = Zoo(config.seed, self.category.skeleton.keypoints, config.difficulty)
+        self.zoo = Zoo(config.seed, self.category.skeleton.keypoints, config.variety)
         template = template_for(self.category)
         self.template_points = template.vertices[template.keypoint_vertices]
 

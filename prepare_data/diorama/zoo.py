@@ -22,13 +22,13 @@ class Zoo:
     Args:
         seed: the world's seed.
         keypoint_names: landmarks to carry, in the skeleton's order.
-        difficulty: 0 to 1, how far individuals stray from their species' plan.
+        variety: 0 to 1, how far individuals stray from their species' plan.
     """
 
-    def __init__(self, seed: int, keypoint_names: tuple[str, ...], difficulty: float = 0.5) -> None:
+    def __init__(self, seed: int, keypoint_names: tuple[str, ...], variety: float = 0.5) -> None:
         self.seed = seed
         self.keypoint_names = tuple(keypoint_names)
-        self.spread = 0.6 + 0.8 * difficulty
+        self.spread = 0.6 + 0.8 * variety
         self._bodies: dict[tuple[str, int], Body] = {}
         self._locks: dict[tuple[str, int], threading.Lock] = {}
         self._guard = threading.Lock()

@@ -1,9 +1,11 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 from acsm_golden import template, tensors
 
-from acsm import losses
+from acsm import geometry, losses
 
 
 @pytest.mark.parametrize("cameras", [1, 8])
@@ -77,3 +79,22 @@ def test_camera_fit_finds_the_right_side():
     in_image, trust = guiding_cameras(points, 120 + 20 * xy - [0, 50], weight, boxes)
     assert trust[0] == 0 and (trust[1:] > 0.3).all()
     np.testing.assert_allclose(in_image[1:, 0], 20 * found[1:, 0], rtol=1e-6)
+
+
+def test_upright_counts_tilt_and_roll_but_not_azimuth():
+    half = 0.5**0.5
+    upright = torch.tensor((half, half, 0.0, 0.0))
+    about = {axis: torch.eye(3)[axis] for axis in range(3)}
+
+    def seen(axis, degrees):
+        turn = geometry.quat_from_axis_angle(about[axis], torch.tensor(math.radians(degrees)))
+        rotation = geometry.quat_multiply(turn, upright)
+        return torch.cat((torch.ones(3), rotation))[None, None]
+
+    prob = torch.ones(1, 1)
+    assert losses.upright_loss(seen(1, 130.0), prob).item() == pytest.approx(0, abs=1e-6)
+    assert losses.upright_loss(seen(0, 60.0), prob).item() == pytest.approx(0.5, abs=1e-6)
+    assert losses.upright_loss(seen(2, -90.0), prob).item() == pytest.approx(1, abs=1e-6)
+    assert losses.upright_loss(-seen(2, 180.0), prob).item() == pytest.approx(2, abs=1e-6)
+    two = torch.cat((seen(0, 60.0), seen(0, 0.0)), dim=1)
+    assert losses.upright_loss(two, torch.tensor([[0.25, 0.75]])).item() == pytest.approx(0.125, abs=1e-6)

@@ -8,7 +8,7 @@ import torch
 
 from acsm import evaluate, generate_pl, sources, train, visualize
 from acsm.data import CropStyle, ShapeSamples
-from acsm.predict import ShapePredictor
+from acsm.predict import ShapePredictor, normalise
 from wildshape.crops import read_image
 from wildshape.errors import UserError
 from wildshape.geometry import camera_to_crop
@@ -130,6 +130,46 @@ def test_starting_from_checkpoints(shared, tmp_path):
     torch.save({"weight": torch.zeros(3)}, pose)
     with pytest.raises(UserError, match="--init: expected a 3D model or a pose network"):
         train.run(config(arm="bad", init=pose), workspace)
+
+
+def test_a_frozen_encoder_is_looked_through_once(shared, tmp_path, monkeypatch):
+    workspace, _ = shared
+    best = workspace.checkpoint_dir("acsm/labels") / "best.pt"
+    tasks = []
+    original = train.FrozenShapeTask.__init__
+
+    def remembered(self, *args):
+        original(self, *args)
+        tasks.append(self)
+
+    monkeypatch.setattr(train.FrozenShapeTask, "__init__", remembered)
+    frozen = {"init": best, "freeze": True, "frozen_crops": 2, "arm": "frozen", "lr": 0.01}
+    assert train.run(config(**frozen), workspace)["finished"]
+    before, after = weights(workspace, "labels", "best"), weights(workspace, "frozen")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and not any(name.startswith("encoder.backbone") for name in changed)
+    # What a step sees of a crop is what the whole model, which is its reference, sees of it.
+    task = tasks[0]
+    row, turn = 4, 1
+    crop = task.samples.sample(row, task._rng(turn, row))
+    kept = task._variants[turn * len(task) + row]
+    np.testing.assert_array_equal(kept["target_ndc"], crop["target_ndc"])
+    task.model.eval()
+    image = torch.from_numpy(crop["crop"])[None]
+    whole = task.model(normalise(image))["keypoints_ndc"]
+    parts = task.predict({"features": torch.from_numpy(kept["features"])[None]}, True)["keypoints_ndc"]
+    torch.testing.assert_close(parts, whole, rtol=0, atol=2e-3)
+    gradients = []
+    for keypoints in (whole, parts):
+        task.model.zero_grad()
+        keypoints.square().sum().backward()
+        gradients.append(task.model.trunk.first.weight.grad.clone())
+    torch.testing.assert_close(*gradients, rtol=0.02, atol=2e-3)
+
+    with pytest.raises(UserError, match="--freeze: expected weights worth keeping"):
+        train.run(config(arm="blind", freeze=True, imagenet=False), workspace)
+    with pytest.raises(UserError, match="--flip both: expected"):
+        config(freeze=True, flip="both")
 
 
 def test_samples_are_consistent_under_the_mirror(shared):

@@ -3,11 +3,12 @@ import pytest
 import torch
 from pose_world import KEYPOINTS, SKELETON, make_world, picture, save
 
-from pose.data import AUGMENTATIONS, Augmentation, PoseSamples, select_records
+from pose.data import AUGMENTATIONS, Augmentation, PoseSamples
 from pose.predict import normalise
 from wildshape.crops import image_paths
 from wildshape.errors import UserError
 from wildshape.geometry import IMAGENET_MEAN, IMAGENET_STD
+from wildshape.records import label_records
 from wildshape.skeleton import load_skeleton
 
 
@@ -23,7 +24,7 @@ def tables(world):
 
 def test_records_of_a_split_count_only_what_is_visible(world):
     labels, paths = tables(world)
-    records = select_records(labels, paths, SKELETON, "val")
+    records = label_records(labels, paths, SKELETON, "val")
     rows = labels.take(labels["split"] == "val")
     assert len(records) == 4 and not records.skipped
     np.testing.assert_array_equal(records.counts, rows["visible"] == 2)
@@ -40,7 +41,7 @@ def test_twenty_keypoints_map_to_sixteen_by_name(world):
         visible=np.full((len(labels), 20), 2),
         skeleton=np.array(["quadruped20"] * len(labels), object),
     )
-    records = select_records(wide, paths, SKELETON, "test")
+    records = label_records(wide, paths, SKELETON, "test")
     assert records.xy.shape == (4, 16, 2) and records.counts.all()
     first = int(np.flatnonzero(labels["split"] == "test")[0])
     names = [twenty.keypoints.index(n) for n in ("left_eye", "tailbase", "right_back_paw")]
@@ -54,7 +55,7 @@ def test_labels_of_a_foreign_skeleton_are_refused(world, tmp_path):
     path.write_text("name: bird\nkeypoints: [" + ", ".join(f"wing{i}" for i in range(16)) + "]\n")
     foreign = labels.with_columns(skeleton=np.array([str(path)] * len(labels), object))
     with pytest.raises(UserError, match=r"L_eye.*found .*bird\.yaml.*wing0"):
-        select_records(foreign, paths, SKELETON, "train")
+        label_records(foreign, paths, SKELETON, "train")
 
 
 def test_unusable_labels_are_named(world):
@@ -65,11 +66,11 @@ def test_unusable_labels_are_named(world):
     visible[train[1]] = 1
     paths = {k: v for k, v in paths.items() if k != labels["image_id"][train[2]]}
     bad = labels.with_columns(box_xyxy=boxes, visible=visible)
-    records = select_records(bad, paths, SKELETON, "train")
+    records = label_records(bad, paths, SKELETON, "train")
     assert len(records) == 9
     reasons = dict(records.skipped)
     assert reasons[labels["instance_id"][train[0]]] == "a box of no area"
-    assert reasons[labels["instance_id"][train[1]]] == "no visible keypoint"
+    assert reasons[labels["instance_id"][train[1]]] == "no keypoint to learn from"
     assert "no image file" in reasons[labels["instance_id"][train[2]]]
 
 
@@ -77,11 +78,11 @@ def test_an_unreadable_image_is_dropped_by_name(tmp_path):
     world = make_world(tmp_path, splits=(("train", 3),))
     (world.labelled_images_dir / "train1.png").write_bytes(b"\x89PNG broken")
     labels, paths = tables(world)
-    samples = PoseSamples(select_records(labels, paths, SKELETON, "train"), 64, SKELETON.flip)
+    samples = PoseSamples(label_records(labels, paths, SKELETON, "train"), 64, SKELETON.flip)
     ((name, reason),) = samples.drop_unreadable()
     assert len(samples) == 2 and name == labels["instance_id"][1] and "train1.png" in reason
     with pytest.raises(UserError, match=r"train1\.png"):
-        PoseSamples(select_records(labels, paths, SKELETON, "train"), 64, SKELETON.flip).image(1)
+        PoseSamples(label_records(labels, paths, SKELETON, "train"), 64, SKELETON.flip).image(1)
 
 
 def brightness_at(crop, xy):
@@ -99,7 +100,7 @@ def test_keypoints_follow_the_pixels(augmentation, tmp_path):
     points[0] = 30.0
     left = SKELETON.keypoints.index("L_F_paw")
     points[0, left] = 70.0, 40.0
-    records = select_records(
+    records = label_records(
         *_single(tmp_path, save(image, tmp_path / "dot.png"), boxes[0], points[0]), SKELETON, "train"
     )
     setting = AUGMENTATIONS[augmentation]
@@ -138,7 +139,7 @@ def _single(tmp_path, path, box, points):
 
 def test_samples_depend_on_the_generator_only(world):
     labels, paths = tables(world)
-    records = select_records(labels, paths, SKELETON, "train")
+    records = label_records(labels, paths, SKELETON, "train")
     samples = PoseSamples(records, 64, SKELETON.flip, AUGMENTATIONS["aux"])
     uncached = PoseSamples(records, 64, SKELETON.flip, AUGMENTATIONS["aux"], cache_bytes=0)
     a = samples.sample(3, np.random.default_rng(5))
@@ -150,7 +151,7 @@ def test_samples_depend_on_the_generator_only(world):
 
 def test_looks_leave_keypoints_alone(world):
     labels, paths = tables(world)
-    records = select_records(labels, paths, SKELETON, "train")
+    records = label_records(labels, paths, SKELETON, "train")
     still = {"rotation_deg": 0.0, "scale": (1.0, 1.0), "flip": 0.0}
     plain = PoseSamples(records, 64, SKELETON.flip, Augmentation(**still, colour=0.0))
     wild = PoseSamples(records, 64, SKELETON.flip, Augmentation(**still, grey=1.0, erase=1.0))

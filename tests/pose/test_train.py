@@ -82,8 +82,8 @@ def test_aux_differs_in_every_draw(world):
 
 def test_the_test_split_is_never_read(world, monkeypatch):
     read = []
-    original = data.select_records
-    monkeypatch.setattr(data, "select_records", lambda *a: read.append(a[-1]) or original(*a))
+    original = data.label_records
+    monkeypatch.setattr(data, "label_records", lambda *a: read.append(a[-1]) or original(*a))
     train.run(config(steps=1), world.sibling(name="splits"))
     assert sorted(read) == ["train", "val"]
 

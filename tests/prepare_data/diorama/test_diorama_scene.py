@@ -14,6 +14,7 @@ from prepare_data.diorama.viewpoint import (
     fit_weak_perspective,
     look_at_rotation,
     quaternion,
+    sample_azimuth,
 )
 from prepare_data.diorama.zoo import Zoo
 from wildshape.errors import UserError
@@ -25,7 +26,7 @@ CONFIG = DioramaConfig(seed=2, identities=2, image_size=128, aspect_jitter=False
 
 @pytest.fixture(scope="module")
 def zoo():
-    return Zoo(CONFIG.seed, NAMES, CONFIG.difficulty)
+    return Zoo(CONFIG.seed, NAMES, CONFIG.variety)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def pictures(zoo):
 
 
 def test_the_same_index_gives_the_same_picture(zoo, pictures):
-    again = render_picture(Zoo(CONFIG.seed, NAMES, CONFIG.difficulty), CONFIG, "horse", WEB, 3)
+    again = render_picture(Zoo(CONFIG.seed, NAMES, CONFIG.variety), CONFIG, "horse", WEB, 3)
     np.testing.assert_array_equal(again.image, pictures[3].image)
     np.testing.assert_array_equal(again.animals[0].xy_image, pictures[3].animals[0].xy_image)
     other = render_picture(zoo, replace(CONFIG, seed=9), "horse", WEB, 3)
@@ -184,6 +185,7 @@ def test_plans_keep_copies_with_their_originals():
     ("settings", "message"),
     [
         ({"difficulty": 1.5}, "--difficulty: expected 0 to 1; found 1.5"),
+        ({"variety": -0.1}, "--variety: expected 0 to 1; found -0.1"),
         ({"num_web": -1}, "--num-web: expected a count of at least 0; found -1"),
         ({"image_size": 20}, "--image-size: expected at least 48 pixels; found 20"),
         ({"identities": 0}, "--identities: expected at least 1; found 0"),
@@ -193,3 +195,15 @@ def test_plans_keep_copies_with_their_originals():
 def test_bad_settings_name_their_flag(settings, message):
     with pytest.raises(UserError, match=message):
         DioramaConfig(**settings)
+
+
+def test_views_come_from_all_round_as_variety_grows():
+    rng = np.random.default_rng(0)
+    shares = []
+    for variety in (0.0, 1.0):
+        views = np.array([sample_azimuth(rng, variety) for _ in range(4000)])
+        # From the front or behind: nearer to +-90 degrees than to a side.
+        shares.append(np.mean(np.abs(np.cos(np.deg2rad(views))) < 0.5**0.5))
+    # A normal of 16 degrees lies within 45 but for .5 %; of anywhere views, half are from an end, and of
+    # the others a normal of 42 degrees, cut at 75, leaves 28 %.
+    assert shares[0] < 0.02 and abs(shares[1] - (0.6 * 0.5 + 0.4 * 0.28)) < 0.03

@@ -1,0 +1,167 @@
+"""What `wildshape.training.fit` trains here: the 3D model, all of it or what follows its encoder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from acsm.data import ShapeSamples
+from acsm.losses import LossWeights, total_loss
+from acsm.metrics import auc, camera_errors
+from acsm.model import ACSM
+from acsm.predict import ShapePredictor, normalise
+from wildshape.stage import progress
+
+if TYPE_CHECKING:
+    from acsm.train import Config
+
+LOOK_BATCH = 64
+
+
+class ShapeTask:
+    """What `wildshape.training.fit` trains: model, samples, loss and validation.
+
+    Args:
+        model: the model, on its device.
+        samples: training crops; the first ``num_labels`` are labelled by people.
+        val: validation crops.
+        config: settings of the training.
+        num_labels: see ``samples``.
+    """
+
+    def __init__(
+        self,
+        model: ACSM,
+        samples: ShapeSamples,
+        val: ShapeSamples,
+        config: Config,
+        num_labels: int,
+    ) -> None:
+        self.model = model.to(memory_format=torch.channels_last)
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, fused=True)
+        self.samples, self.config, self.num_labels = samples, config, num_labels
+        self._articulate_from = round(config.warmup * config.steps)
+        self._val = val.records
+        affines = [val.evaluation_affine(i) for i in range(len(val))]
+        self._val_crops = np.stack([val.crop(i, affine) for i, affine in enumerate(affines)])
+        self._val_affines = np.stack([affine.matrix for affine in affines])
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def sample(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """One varied crop (see `acsm.data.ShapeSamples.sample`)."""
+        return self.samples.sample(self._choose(index, rng), rng)
+
+    def _choose(self, index: int, rng: np.random.Generator) -> int:
+        """The animal itself, or another one so that labels get their share."""
+        share = self.config.label_share
+        if share is None or not 0 < self.num_labels < len(self.samples):
+            return index
+        labelled = rng.random() < share
+        low, high = (0, self.num_labels) if labelled else (self.num_labels, len(self.samples))
+        return int(rng.integers(low, high))
+
+    def loss(self, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
+        """The loss of a batch, parts at rest during the warm-up."""
+        if self.config.flip == "both":
+            batch = self._with_mirror(batch)
+        prediction = self.predict(batch, articulated=step >= self._articulate_from)
+        weights = LossWeights(
+            camera=self.config.camera_guide,
+            turn=self.config.turn_weight,
+            upright=self.config.upright_weight,
+        )
+        return total_loss(prediction, batch["target_ndc"], batch["weight"], batch["guide"], weights)
+
+    def predict(self, batch: dict[str, Tensor], articulated: bool) -> dict[str, Tensor]:
+        """The model's prediction for a batch."""
+        return self.model(normalise(batch["crop"]), articulated=articulated)
+
+    def _with_mirror(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        flip = self.model.keypoint_flip
+        signs = batch["target_ndc"].new_tensor((-1.0, 1.0))
+        guide = batch["guide"].new_tensor((1.0, 1.0, -1.0, -1.0, 1.0))
+        mirrored = {
+            "crop": batch["crop"].flip(2),
+            "target_ndc": batch["target_ndc"][:, flip] * signs,
+            "weight": batch["weight"][:, flip],
+            "guide": batch["guide"] * guide,
+        }
+        return {name: torch.cat((batch[name], value)) for name, value in mirrored.items()}
+
+    def evaluate(self) -> dict[str, float]:
+        """AUC (percent) and mean camera error (degrees) on the validation animals."""
+        predictor = ShapePredictor(self.model, None, (), device=str(next(self.model.parameters()).device))
+        shapes = predictor.predict_crops(self._val_crops, self._val_affines)
+        val = self._val
+        metrics = {"auc": auc(shapes.xy_image, val.xy, val.weight > 0, val.box_side)}
+        errors = camera_errors(shapes.camera, val.camera)
+        if np.isfinite(errors).any():
+            metrics["camera_error_deg"] = float(np.nanmean(errors))
+        return metrics
+
+
+class FrozenShapeTask(ShapeTask):
+    """The 3D model behind an encoder that stays as it is.
+
+    The encoder's feature maps of ``config.frozen_crops`` varied crops of each animal are computed once;
+    a step then costs a few per cent of a full one. With few labels, features that another task has
+    learnt are often better left alone.
+
+    Args:
+        model, samples, val, config, num_labels: as for `ShapeTask`.
+        autocast: compute the feature maps in bfloat16.
+    """
+
+    def __init__(
+        self,
+        model: ACSM,
+        samples: ShapeSamples,
+        val: ShapeSamples,
+        config: Config,
+        num_labels: int,
+        autocast: bool = False,
+    ) -> None:
+        super().__init__(model, samples, val, config, num_labels)
+        model.encoder.backbone.requires_grad_(False)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(trained, lr=config.lr, fused=True)
+        self._variants = self._look(autocast)
+
+    @torch.no_grad()
+    def _look(self, autocast: bool) -> list[dict[str, np.ndarray]]:
+        """The feature maps and targets of all animals, once for each of their varied crops."""
+        device = next(self.model.parameters()).device
+        config, total = self.config, len(self.samples)
+        training, variants = self.model.training, []
+        self.model.eval()
+        bar = progress(title="features", total=config.frozen_crops * total, unit="crop")
+        with bar, torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            for turn in range(config.frozen_crops):
+                for first in range(0, total, LOOK_BATCH):
+                    rows = range(first, min(first + LOOK_BATCH, total))
+                    drawn = [self.samples.sample(i, self._rng(turn, i)) for i in rows]
+                    crops = torch.from_numpy(np.stack([item.pop("crop") for item in drawn]))
+                    maps = self.model.encoder.backbone(normalise(crops.to(device)))
+                    for item, found in zip(drawn, maps.to("cpu", torch.float16).numpy()):
+                        variants.append({**item, "features": found})
+                    bar.update(len(rows))
+        self.model.train(training)
+        return variants
+
+    def _rng(self, turn: int, index: int) -> np.random.Generator:
+        return np.random.default_rng([self.config.seed, 11, turn, index])
+
+    def sample(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """One of the animal's crops as ``features`` float16 [512, s, s], with its targets."""
+        index = self._choose(index, rng)
+        turn = int(rng.integers(self.config.frozen_crops))
+        return self._variants[turn * len(self.samples) + index]
+
+    def predict(self, batch: dict[str, Tensor], articulated: bool) -> dict[str, Tensor]:
+        """The model's prediction from feature maps."""
+        return self.model.from_features(batch["features"].float(), articulated=articulated)

@@ -1,0 +1,139 @@
+"""The whole sequence in miniature, from metadata on a localhost server to a report and predictions."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import wildshape
+from wildshape import demo, predict, status
+from wildshape.cli import main
+from wildshape.crops import read_image
+from wildshape.errors import UserError
+from wildshape.tables import read_table
+from wildshape.workspace import Workspace
+
+TABLES = ("images", "instances", "labels", "truth")
+KEYPOINTS = ("pose", "pose_aux", "pose_mt", "acsm", "truth")
+ARMS = ("labels", "cf_cm", "ceiling")
+
+
+def run_demo(root):
+    workspace = Workspace(root, "horse", "demo")
+    workspace.mark()
+    demo.run(demo.Config(data_root=root, miniature=True), workspace)
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run; tests must not change it."""
+    return run_demo(tmp_path_factory.mktemp("demo"))
+
+
+def columns(path, kind):
+    table = read_table(path, kind)
+    return {name: np.asarray(value) for name, value in table.columns.items()}
+
+
+def assert_same_results(one, two):
+    places = [(w.table_path(n), n) for n in TABLES for w in (one, two)]
+    places += [(w.keypoints_path(n), "keypoints") for n in KEYPOINTS for w in (one, two)]
+    for (first, kind), (second, _) in zip(places[::2], places[1::2]):
+        old, new = columns(first, kind), columns(second, kind)
+        for name, value in old.items():
+            np.testing.assert_array_equal(value, new[name], err_msg=f"{first.name} {name}")
+    for model in ("pose", "pose_aux", *(f"acsm/{arm}" for arm in ARMS)):
+        first, second = (
+            torch.load(w.checkpoint_dir(model) / "last.pt", weights_only=True)["model"] for w in (one, two)
+        )
+        for name, value in first.items():
+            torch.testing.assert_close(second[name], value, rtol=0, atol=0, msg=f"{model} {name}")
+
+
+def test_a_run_leaves_tables_models_measures_and_a_report(finished):
+    images, instances = (read_table(finished.table_path(n), n) for n in ("images", "instances"))
+    assert len(images) >= 40 and len(instances) >= 20
+    assert set(instances["image_id"]) <= set(images["image_id"])
+    for name in KEYPOINTS[:2]:
+        assert len(finished.load_keypoints(name)) == len(instances)
+    for criterion in ("kpconf", "cf_mt", "cf_cm", "cf_cm2"):
+        chosen = read_table(finished.selection_path(criterion, 10), "selections")
+        assert len(set(chosen["instance_id"])) == 10
+        assert set(chosen["instance_id"]) <= set(instances["instance_id"])
+    for arm in ARMS:
+        measured = json.loads(finished.metrics_path(f"acsm_{arm}_test").read_text())
+        assert measured["instances"] == 12 and 0 <= measured["auc"] <= 100
+        assert 0 <= measured["camera_error_deg"] <= 180
+    assert finished.report_path.stat().st_size > 100_000
+    states = status.run(status.Config(category="horse", name="demo", data_root=finished.root), finished)
+    assert set(states.values()) == {"done"}
+
+
+def test_running_again_changes_nothing(finished):
+    outputs = [finished.table_path(n) for n in TABLES] + [finished.keypoints_path(n) for n in KEYPOINTS]
+    outputs += [finished.checkpoint_dir(f"acsm/{arm}") / "best.pt" for arm in ARMS]
+    before = [path.stat().st_mtime_ns for path in outputs]
+    run_demo(finished.root)
+    assert [path.stat().st_mtime_ns for path in outputs] == before
+
+
+@pytest.mark.parametrize("stage", ["keypoints/pose_aux.parquet", "checkpoints/acsm/labels/last.pt"])
+def test_a_killed_run_continues_and_ends_the_same(finished, tmp_path, stage):
+    code = "import sys; from wildshape.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "demo", "--miniature", "--data-root", str(tmp_path)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ}
+    )
+    workspace = Workspace(tmp_path, "horse", "demo")
+    end = time.monotonic() + 120
+    while not (workspace.run_dir / stage).exists() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not workspace.report_path.exists()
+    run_demo(tmp_path)
+    assert_same_results(finished, workspace)
+
+
+DETECTOR = """
+import numpy as np
+
+class Fixed:
+    default_threshold = 0.5
+
+    def __call__(self, images):
+        boxes = np.array([[4, 4, 60, 60], [0, 0, 90, 70], [10, 10, 10, 40], [5, 5, 50, 50], [8, 8, 70, 60]])
+        labels = ["horse", " Horse", "horse", "horse", "cow"]
+        return [(boxes, np.array([0.6, 0.9, 0.99, 0.4, 0.99]), labels) for _ in images]
+"""
+
+
+def test_predicting_photos(finished, tmp_path, capsys):
+    photo = next(iter(sorted(finished.images_dir.glob("*"))))
+    (tmp_path / "fixed.py").write_text(DETECTOR)
+    flags = ["predict", "--category", "horse", "--name", "demo", "--data-root", str(finished.root)]
+    flags += ["--detector", f"{tmp_path / 'fixed.py'}:Fixed", "--out", str(tmp_path / "out"), str(photo)]
+    assert main(flags) == 0
+    found = json.loads((tmp_path / "out" / "predictions.json").read_text())[str(photo)]
+    # By falling score and without the unsure, the empty and the other animal's; pixel centres are whole.
+    assert [item["box_xyxy"] for item in found] == [[-0.5, -0.5, 89.5, 69.5], [3.5, 3.5, 59.5, 59.5]]
+    model = wildshape.load("horse", name="demo", data_root=finished.root)
+    direct = model.predict(read_image(photo), np.array(found[1]["box_xyxy"]))
+    names = finished.category.skeleton.keypoints
+    np.testing.assert_allclose(list(found[1]["keypoints"].values()), direct.keypoints, atol=1e-3)
+    assert tuple(found[1]["keypoints"]) == names and direct.overlay.shape == read_image(photo).shape
+    mesh = (tmp_path / "out" / found[1]["mesh"]).read_text().splitlines()
+    assert sum(line.startswith("v ") for line in mesh) == len(direct.vertices)
+    assert sum(line.startswith("f ") for line in mesh) == len(direct.faces)
+    assert main(flags) == 2
+    assert "is not empty; add --overwrite" in capsys.readouterr().err
+    with pytest.raises(UserError, match="--box: expected x1 y1 x2 y2"):
+        model.predict(read_image(photo), np.array([5, 5, 5, 9]))
+    assert predict.best_arm(finished) in ("labels", "cf_cm")
