@@ -26,8 +26,8 @@ from wildshape.workspace import Workspace
 
 SELECTIONS = ("all", "random", *CRITERIA)
 ARMS = ("labels", *SELECTIONS, "ceiling", "ceiling_all")
-# Defaults were tuned while looking at the world of seed 0: its test split may not decide.
-FIRST_SEED = 10
+# Defaults were tuned while looking at worlds of lower seeds: their test splits may not decide.
+FIRST_SEED = 20
 
 
 def run_seed(root: Path, category: str, seed: int, num_web: int | None) -> dict[str, Any]:

@@ -17,6 +17,8 @@ class Config(CommonConfig):
     """Predict the 2D keypoints of every detected animal under scales 1.1 and 1.2 and rotations by
     -20, -10, 10 and 20 degrees about the box's centre, taken back to the image."""
 
+    flip_average: bool = False
+    """Average with the mirrored image's heatmaps (twice the work)."""
     batch_size: int = 32
     """Crops in one forward pass."""
     num_workers: int | None = None
@@ -35,6 +37,7 @@ def run(config: Config, workspace: "Workspace") -> dict[str, Any]:
         model="pose",
         source="pose_mt",
         transforms=tuple(TRANSFORMS),
+        flip_average=config.flip_average,
         batch_size=config.batch_size,
         num_workers=config.num_workers,
         device=config.device,

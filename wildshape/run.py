@@ -57,7 +57,7 @@ class Sizes:
 
 SIZES = {
     "full": Sizes("resnet50", "resnet34", 256, 256, 10_000, 32, 256, 20_000, 12, 5e-4, False, 1000),
-    "cpu": Sizes("resnet18", "resnet34", 64, 128, 480, 16, 128, 2500, 48, 7e-4, True, 500),
+    "cpu": Sizes("resnet18", "resnet18", 64, 128, 1000, 16, 128, 2500, 48, 7e-4, True, 500),
     "miniature": Sizes("resnet18", "resnet18", 16, 64, 6, 8, 64, 6, 8, 5e-4, True, 10),
 }
 
@@ -230,9 +230,10 @@ class Pipeline:
             arch = {"backbone": backbone} if init is None else {"head_channels": None}
             settings = {**shared, **arch}
             self.call(f"train {which}", "pose.train", is_aux=is_aux, init=init, **settings)
-            self.call(f"measure {which}", "pose.evaluate", is_aux=is_aux)
-            self.call(f"label with {which}", "pose.generate_pl", is_aux=is_aux)
-        self.call("label under transforms", "pose.generate_pl_mt")
+            # Averaged with the mirror's, left and right are confused less, and doubt shows.
+            self.call(f"measure {which}", "pose.evaluate", is_aux=is_aux, flip_average=True)
+            self.call(f"label with {which}", "pose.generate_pl", is_aux=is_aux, flip_average=True)
+        self.call("label under transforms", "pose.generate_pl_mt", flip_average=True)
 
     def acsm_init(self) -> Path | None:
         """Where every arm's encoder starts: the pose network has learnt from the same labels."""

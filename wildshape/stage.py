@@ -161,9 +161,11 @@ def up_to_date(out: Path, provenance: Provenance, *, overwrite: bool = False) ->
     old = read_facts(out)["provenance"]
     same = fingerprint(old) == provenance.fingerprint
     if not same and not overwrite:
+        # What lies under data/ is shared by all runs of a root.
+        elsewhere = "--name for another run" if "runs" in out.parts else "--data-root for another place"
         raise UserError(
             f"{out.name} exists with other settings ({describe_change(old, provenance.as_dict())}); "
-            "add --overwrite to replace it, or --name for another run"
+            f"add --overwrite to replace it, or {elsewhere}"
         )
     return same and not overwrite
 

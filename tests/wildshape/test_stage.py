@@ -20,6 +20,7 @@ from wildshape.stage import (
     describe_change,
     input_hashes,
     progress,
+    publish,
     run_map,
     run_reduce,
     up_to_date,
@@ -180,6 +181,15 @@ def test_a_users_error_in_a_worker_keeps_its_one_line(tmp_path, workers):
 def other(**changes):
     settings = {"stage": "toy", "config": {"factor": 2}, "inputs": {"rows": "abc"}, **changes}
     return Provenance(**settings)
+
+
+@pytest.mark.parametrize(("folder", "way_out"), [("runs/cow", "--name"), ("data/cow", "--data-root")])
+def test_the_way_out_fits_the_folder(tmp_path, folder, way_out):
+    out = tmp_path / folder / "out.parquet"
+    out.parent.mkdir(parents=True)
+    publish(instances(3), out, other())
+    with pytest.raises(UserError, match=f"add --overwrite to replace it, or {way_out} for another"):
+        up_to_date(out, other(config={"factor": 3}))
 
 
 def test_other_settings_are_not_mixed_but_may_replace(tmp_path):
