@@ -21,7 +21,7 @@ from acsm.predict import ShapePredictor
 from wildshape.cli import CommonConfig, say, script_main
 from wildshape.crops import image_paths, instance_problem, read_image
 from wildshape.geometry import warp_crop
-from wildshape.stage import MapOptions, MapStage, Provenance, input_hashes, publish, run_map
+from wildshape.stage import MapOptions, MapStage, Provenance, input_hashes, run_map, run_reduce
 from wildshape.tables import Table
 
 if TYPE_CHECKING:
@@ -138,17 +138,17 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         ),
         meta={"category": category.name, "template": category.name},
     )
-    keypoints = Table(
-        "keypoints",
-        {
+
+    def keypoints() -> Table:
+        columns = {
             "instance_id": shapes["instance_id"],
             "transform": np.full(len(shapes), "none", dtype=object),
             "xy": reprojected(predictor, shapes),
             "confidence": np.ones((len(shapes), len(predictor.keypoints))),
-        },
-        {"skeleton": category.skeleton.name},
-    )
-    publish(keypoints, workspace.keypoints_path("acsm"), provenance)
+        }
+        return Table("keypoints", columns, {"skeleton": category.skeleton.name})
+
+    run_reduce(keypoints, workspace.keypoints_path("acsm"), provenance, overwrite=config.overwrite)
     done = set(shapes["instance_id"])
     problems = [
         f"{row['instance_id']}: {stage.problem(row)}"

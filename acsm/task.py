@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,12 +14,14 @@ from acsm.losses import LossWeights, total_loss
 from acsm.metrics import auc, camera_errors
 from acsm.model import ACSM
 from acsm.predict import ShapePredictor, normalise
+from wildshape.errors import UserError
 from wildshape.stage import progress
 
 if TYPE_CHECKING:
     from acsm.train import Config
 
 LOOK_BATCH = 64
+MOST_BYTES = 4 << 30
 
 
 class ShapeTask:
@@ -115,6 +118,9 @@ class FrozenShapeTask(ShapeTask):
     Args:
         model, samples, val, config, num_labels: as for `ShapeTask`.
         autocast: compute the feature maps in bfloat16.
+
+    Raises:
+        UserError: the feature maps would take more than 4 GiB.
     """
 
     def __init__(
@@ -127,6 +133,13 @@ class FrozenShapeTask(ShapeTask):
         autocast: bool = False,
     ) -> None:
         super().__init__(model, samples, val, config, num_labels)
+        room = MOST_BYTES // (len(samples) * 2 * 512 * math.ceil(config.image_size / 32) ** 2)
+        if config.frozen_crops > room:
+            raise UserError(
+                f"--frozen_crops: expected at most {room} for {len(samples)} animals at "
+                f"{config.image_size} px, whose feature maps are kept in memory; "
+                f"found {config.frozen_crops}"
+            )
         model.encoder.backbone.requires_grad_(False)
         trained = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(trained, lr=config.lr, fused=True)

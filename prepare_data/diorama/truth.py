@@ -6,8 +6,8 @@ import numpy as np
 
 from wildshape.cli import say
 from wildshape.geometry import box_iou
-from wildshape.stage import Provenance, input_hashes, run_reduce
-from wildshape.tables import Table
+from wildshape.stage import Provenance, fingerprint, input_hashes, run_reduce
+from wildshape.tables import Table, read_facts
 from wildshape.workspace import Workspace
 
 
@@ -87,11 +87,13 @@ def save_truth_keypoints(workspace: Workspace, *, overwrite: bool = True) -> Tab
     tables = {name: workspace.load(name, needed_by="keypoints/truth") for name in names}
     hashes = input_hashes(workspace.root, *(workspace.table_path(name) for name in names))
     provenance = Provenance("match_truth", {"min_iou": 0.5}, hashes)
+    path = workspace.keypoints_path("truth")
+    current = path.exists() and fingerprint(read_facts(path)["provenance"]) == provenance.fingerprint
     table = run_reduce(
         lambda: match_truth(*(tables[name] for name in names)),
-        workspace.keypoints_path("truth"),
+        path,
         provenance,
-        overwrite=overwrite,
+        overwrite=overwrite and not current,
     )
     say(f"match_truth: {len(table)} of {len(tables['instances'])} detected animals are true ones")
     return table

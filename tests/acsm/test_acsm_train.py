@@ -168,6 +168,8 @@ def test_a_frozen_encoder_is_looked_through_once(shared, tmp_path, monkeypatch):
 
     with pytest.raises(UserError, match="--freeze: expected weights worth keeping"):
         train.run(config(arm="blind", freeze=True, imagenet=False), workspace)
+    with pytest.raises(UserError, match="--frozen_crops: expected at most 174762 for 6 animals at 64 px"):
+        train.run(config(arm="wide", init=best, freeze=True, frozen_crops=1 << 20), workspace)
     with pytest.raises(UserError, match="--flip both: expected"):
         config(freeze=True, flip="both")
 
