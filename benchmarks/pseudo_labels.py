@@ -70,8 +70,8 @@ def run_seed(root: Path, category: str, seed: int, num_web: int | None) -> dict[
 def summarise(seeds: list[dict[str, Any]]) -> dict[str, Any]:
     """Mean and standard deviation over seeds, and what the claim comes to."""
 
-    def spread(values: list[float]) -> dict[str, float]:
-        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+    def spread(values: list[float]) -> dict[str, Any]:
+        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
         return {"mean": float(np.mean(values)), "std": deviation, "values": values}
 
     arms = {
@@ -94,15 +94,17 @@ def summarise(seeds: list[dict[str, Any]]) -> dict[str, Any]:
 
 def table(summary: dict[str, Any]) -> str:
     """The figures as text."""
-    lines = [f"{'arm':<10} {'AUC':>14} {'camera error':>16} {'PCK of selection':>18}"]
+
+    def number(node: dict[str, Any]) -> str:
+        spread = "" if node["std"] is None else f" +- {node['std']:.1f}"
+        return f"{node['mean']:.1f}{spread}"
+
+    lines = [f"{'arm':<12} {'AUC':>14} {'camera error':>16} {'PCK of selection':>18}"]
     for arm in ARMS:
         auc, camera = summary["arms"][arm]["auc"], summary["arms"][arm]["camera_error"]
         quality = summary["pck"].get(arm)
-        last = f"{quality['mean']:>10.1f} +- {quality['std']:.1f}" if quality else ""
-        lines.append(
-            f"{arm:<10} {auc['mean']:>7.1f} +- {auc['std']:>3.1f} "
-            f"{camera['mean']:>9.1f} +- {camera['std']:>3.1f} {last:>18}"
-        )
+        last = number(quality) if quality else ""
+        lines.append(f"{arm:<12} {number(auc):>14} {number(camera):>16} {last:>18}")
     return "\n".join(lines)
 
 
