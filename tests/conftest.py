@@ -5,6 +5,7 @@ import os
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_name] = "1"  # before torch is imported: small tensors lose to threads, and sums keep order
 
+import signal  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -12,6 +13,10 @@ import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
 from wildshape.workspace import Workspace  # noqa: E402
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A shell starts background jobs deaf to Ctrl-C, and children inherit that: tests send it to theirs.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
     "small", deadline=None, max_examples=25, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
