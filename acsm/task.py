@@ -44,7 +44,8 @@ class ShapeTask:
         num_labels: int,
     ) -> None:
         self.model = model.to(memory_format=torch.channels_last)
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, fused=True)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(trained, lr=config.lr, fused=True)
         self.samples, self.config, self.num_labels = samples, config, num_labels
         self._articulate_from = round(config.warmup * config.steps)
         self._val = val.records
@@ -132,6 +133,7 @@ class FrozenShapeTask(ShapeTask):
         num_labels: int,
         autocast: bool = False,
     ) -> None:
+        model.encoder.backbone.requires_grad_(False)
         super().__init__(model, samples, val, config, num_labels)
         room = MOST_BYTES // (len(samples) * 2 * 512 * math.ceil(config.image_size / 32) ** 2)
         if config.frozen_crops > room:
@@ -140,9 +142,6 @@ class FrozenShapeTask(ShapeTask):
                 f"{config.image_size} px, whose feature maps are kept in memory; "
                 f"found {config.frozen_crops}"
             )
-        model.encoder.backbone.requires_grad_(False)
-        trained = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(trained, lr=config.lr, fused=True)
         self._variants = self._look(autocast)
 
     @torch.no_grad()
