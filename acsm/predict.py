@@ -15,6 +15,7 @@ from torch import Tensor
 from acsm.crops import WHITE, padded_box
 from acsm.geometry import project_with_depth
 from acsm.model import ACSM, architecture_from, best_camera
+from wildshape.device import pick_device
 from wildshape.errors import UserError
 from wildshape.geometry import (
     IMAGENET_MEAN,
@@ -25,7 +26,7 @@ from wildshape.geometry import (
     warp_crop,
     xy_ndc_to_crop,
 )
-from wildshape.training import load_checkpoint, pick_device
+from wildshape.training import load_checkpoint
 
 if TYPE_CHECKING:
     from acsm.template import ArticulatedTemplate

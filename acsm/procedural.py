@@ -46,7 +46,8 @@ def build_quadruped(
         flip: K indices, the keypoint on the other side.
 
     Returns:
-        A template of 1,000 to 2,500 vertices and 12 parts, the same for the same arguments.
+        A template of 1,000 to 2,500 vertices and 12 parts, all active but the body and the tail; the
+        same for the same arguments.
 
     Raises:
         UserError: if a proportion or a keypoint is unknown, or the proportions give no sound mesh.
@@ -78,6 +79,8 @@ def _build_animal(
         part_parents=PARENTS,
         part_centres=_pivots(anatomy),
         part_mirror=np.array(MIRROR),
+        # The camera turns the body as a whole, and no keypoint sees the tail turn.
+        active_parts=np.array([name not in ("body", "tail") for name in PARTS]),
         keypoint_vertices=np.empty(0, np.int64),
         keypoint_flip=np.empty(0, np.int64),
     ).scaled()

@@ -14,6 +14,7 @@ from acsm.losses import LossWeights, total_loss
 from acsm.metrics import auc, camera_errors
 from acsm.model import ACSM
 from acsm.predict import ShapePredictor, normalise
+from wildshape.device import bfloat16_pays
 from wildshape.errors import UserError
 from wildshape.stage import progress
 
@@ -44,14 +45,18 @@ class ShapeTask:
         num_labels: int,
     ) -> None:
         self.model = model.to(memory_format=torch.channels_last)
+        self.samples, self.config, self.num_labels = samples, config, num_labels
+        self.prepare()
         trained = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(trained, lr=config.lr, fused=True)
-        self.samples, self.config, self.num_labels = samples, config, num_labels
         self._articulate_from = round(config.warmup * config.steps)
         self._val = val.records
         affines = [val.evaluation_affine(i) for i in range(len(val))]
         self._val_crops = np.stack([val.crop(i, affine) for i, affine in enumerate(affines)])
         self._val_affines = np.stack([affine.matrix for affine in affines])
+
+    def prepare(self) -> None:
+        """What comes before the optimiser; nothing here."""
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -116,25 +121,14 @@ class FrozenShapeTask(ShapeTask):
     a step then costs a few per cent of a full one. With few labels, features that another task has
     learnt are often better left alone.
 
-    Args:
-        model, samples, val, config, num_labels: as for `ShapeTask`.
-        autocast: compute the feature maps in bfloat16.
-
     Raises:
         UserError: the feature maps would take more than 4 GiB.
     """
 
-    def __init__(
-        self,
-        model: ACSM,
-        samples: ShapeSamples,
-        val: ShapeSamples,
-        config: Config,
-        num_labels: int,
-        autocast: bool = False,
-    ) -> None:
-        model.encoder.backbone.requires_grad_(False)
-        super().__init__(model, samples, val, config, num_labels)
+    def prepare(self) -> None:
+        """Fix the encoder's ResNet and compute its feature maps."""
+        self.model.encoder.backbone.requires_grad_(False)
+        samples, config = self.samples, self.config
         room = MOST_BYTES // (len(samples) * 2 * 512 * math.ceil(config.image_size / 32) ** 2)
         if config.frozen_crops > room:
             raise UserError(
@@ -142,13 +136,14 @@ class FrozenShapeTask(ShapeTask):
                 f"{config.image_size} px, whose feature maps are kept in memory; "
                 f"found {config.frozen_crops}"
             )
-        self._variants = self._look(autocast)
+        self._variants = self._look()
 
     @torch.no_grad()
-    def _look(self, autocast: bool) -> list[dict[str, np.ndarray]]:
+    def _look(self) -> list[dict[str, np.ndarray]]:
         """The feature maps and targets of all animals, once for each of their varied crops."""
         device = next(self.model.parameters()).device
         config, total = self.config, len(self.samples)
+        autocast = bfloat16_pays(config.precision, device)
         training, variants = self.model.training, []
         self.model.eval()
         bar = progress(title="features", total=config.frozen_crops * total, unit="crop")

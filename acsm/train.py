@@ -21,10 +21,11 @@ from acsm.predict import pack_template, template_hash
 from acsm.task import FrozenShapeTask, ShapeTask
 from acsm.template import ArticulatedTemplate, template_for
 from wildshape.cli import CommonConfig, say, script_main
+from wildshape.device import bfloat16_pays, pick_device
 from wildshape.errors import UserError
 from wildshape.records import AnimalRecords, join_records, tell_skipped
 from wildshape.stage import Provenance, input_hashes
-from wildshape.training import FitConfig, fit, pick_device
+from wildshape.training import FitConfig, fit
 
 if TYPE_CHECKING:
     from wildshape.workspace import Workspace
@@ -144,15 +145,6 @@ class Config(CommonConfig):
         return "turntable" if self.num_cameras == 1 else "angles"
 
 
-def bfloat16_pays(precision: str, device: torch.device) -> bool:
-    """Whether the encoder runs in bfloat16: as told, or where the hardware multiplies in it."""
-    if precision != "auto":
-        return precision == "bfloat16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
 def _guide(template: ArticulatedTemplate, records: AnimalRecords) -> tuple[np.ndarray, np.ndarray]:
     points = template.vertices[template.keypoint_vertices]
     return guiding_cameras(points, records.xy, records.weight, records.box_xyxy)
@@ -243,12 +235,8 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         f"animals, {len(val)} to validate; {config.steps} steps of {config.batch_size} at "
         f"{config.image_size} px on {device.type}"
     )
-    task: ShapeTask
-    if config.freeze:
-        autocast = bfloat16_pays(config.precision, device)
-        task = FrozenShapeTask(model.to(device), samples, val, config, len(labels), autocast)
-    else:
-        task = ShapeTask(model.to(device), samples, val, config, len(labels))
+    kind = FrozenShapeTask if config.freeze else ShapeTask
+    task = kind(model.to(device), samples, val, config, len(labels))
     result = fit(
         task,
         _fit_config(config, arm, device),

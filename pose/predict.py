@@ -10,9 +10,10 @@ from torch import Tensor
 
 from pose.heatmaps import decode, flip_heatmaps, xy_cell_to_crop
 from pose.model import STRIDE, PoseNet
+from wildshape.device import pick_device
 from wildshape.errors import UserError
 from wildshape.geometry import IMAGENET_MEAN, IMAGENET_STD, Affine2D, crop_affine, warp_crop
-from wildshape.training import load_checkpoint, pick_device
+from wildshape.training import load_checkpoint
 
 
 def normalise(images: Tensor) -> Tensor:

@@ -15,13 +15,14 @@ from pose.heatmaps import absent_mse, joints_mse, make_targets, xy_crop_to_cell
 from pose.model import STRIDE, PoseNet, load_published
 from pose.predict import PosePredictor, normalise
 from wildshape.cli import CommonConfig, say, script_main
+from wildshape.device import bfloat16_pays, pick_device
 from wildshape.errors import UserError
 from wildshape.geometry import crop_affine, warp_crop
 from wildshape.metrics import pck
 from wildshape.pretrained import load_imagenet_backbone
 from wildshape.records import AnimalRecords, join_records, tell_skipped
 from wildshape.stage import Provenance, input_hashes
-from wildshape.training import FitConfig, fit, pick_device
+from wildshape.training import FitConfig, fit
 
 if TYPE_CHECKING:
     from wildshape.workspace import Workspace
@@ -216,16 +217,6 @@ def build_model(config: Config, workspace: "Workspace") -> tuple[PoseNet, _Resol
     return model, settings, f"{config.init}{fresh}"
 
 
-def _bfloat16(precision: str, device: torch.device) -> bool:
-    if precision != "auto":
-        return precision == "bfloat16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    # Without the instructions bfloat16 is emulated, slower than float32.
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
-
-
 def _samples(
     records: AnimalRecords, config: Config, workspace: "Workspace", augmentation: str, split: str
 ) -> PoseSamples:
@@ -288,7 +279,7 @@ def run(config: Config, workspace: "Workspace") -> dict[str, Any]:
             metric=f"pck@{settings.best_by:g}",
             schedule=settings.schedule,
             warmup=min(100, config.steps // 10),
-            autocast=_bfloat16(config.precision, device),
+            autocast=bfloat16_pays(config.precision, device),
             overwrite=config.overwrite,
             title=name,
         ),

@@ -25,7 +25,7 @@ IN_FUNCTIONS = {
     "prepare_data/": ("pseudolabels",),
 }
 # Engine modules that may import torch when they are imported.
-TORCH_AT_TOP = {Path("wildshape/training.py"), Path("wildshape/pretrained.py")}
+TORCH_AT_TOP = {Path(f"wildshape/{name}.py") for name in ("device", "training", "pretrained")}
 
 
 @lru_cache
@@ -100,7 +100,10 @@ def test_the_engine_is_imported_without_torch(path):
         wrong = [
             name
             for name in top_imports(path)
-            if is_one_of(name, ("torch", "torchvision", "wildshape.training", "wildshape.pretrained"))
+            if is_one_of(
+                name,
+                ("torch", "torchvision", "wildshape.device", "wildshape.training", "wildshape.pretrained"),
+            )
         ]
         assert not wrong
 

@@ -116,19 +116,6 @@ class FitResult:
     seconds: float = 0.0
 
 
-def pick_device(name: str = "auto") -> torch.device:
-    """A device by name; "auto" takes CUDA where there is one.
-
-    Raises:
-        UserError: if CUDA is asked for and there is none.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError("--device: expected a CUDA device; found none; use --device cpu")
-    return torch.device(name)
-
-
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Save a checkpoint, whole or not at all."""
     # Through a Python file: given a path, torch reports a full disk as a RuntimeError of its own.

@@ -17,7 +17,7 @@ from toy_task import EXTRA, ToyTask, fit_toy
 import wildshape.training
 from wildshape.errors import UserError
 from wildshape.stage import Provenance
-from wildshape.training import FitConfig, batch_items, load_checkpoint, pick_device, save_checkpoint
+from wildshape.training import FitConfig, batch_items, load_checkpoint, save_checkpoint
 
 SCRIPT = Path(__file__).with_name("slow_stage.py")
 
@@ -297,13 +297,6 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     assert error.value.errno == errno.ENOSPC, "as the console command expects it"
     monkeypatch.undo()
     assert fit_toy(ToyTask(), tmp_path / "a").finished
-
-
-def test_devices_by_name(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert pick_device("auto").type == pick_device("cpu").type == "cpu"
-    with pytest.raises(UserError, match="--device: expected a CUDA device; found none"):
-        pick_device("cuda")
 
 
 def test_provenance_of_a_checkpoint_is_stored(tmp_path):
