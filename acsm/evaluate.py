@@ -165,7 +165,7 @@ def table(facts: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the script and the command."""
-    return script_main(Config, run, argv, prog="acsm-evaluate")
+    return script_main(Config, run, argv, prog="wildshape acsm-evaluate")
 
 
 if __name__ == "__main__":

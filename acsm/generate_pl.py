@@ -162,7 +162,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the script and the command."""
-    return script_main(Config, run, argv, prog="acsm-generate-pl")
+    return script_main(Config, run, argv, prog="wildshape acsm-generate-pl")
 
 
 if __name__ == "__main__":

@@ -317,7 +317,7 @@ def _report(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the script and the command."""
-    return script_main(Config, run, argv, prog="acsm-train")
+    return script_main(Config, run, argv, prog="wildshape acsm-train")
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ def _in_tile(vertices_image: np.ndarray, affine: Affine2D) -> np.ndarray:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the script and the command."""
-    return script_main(Config, run, argv, prog="acsm-visualize")
+    return script_main(Config, run, argv, prog="wildshape acsm-visualize")
 
 
 if __name__ == "__main__":

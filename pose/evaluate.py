@@ -133,7 +133,7 @@ def _table(metrics: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the script and the command."""
-    return script_main(Config, run, argv, prog="pose-evaluate")
+    return script_main(Config, run, argv, prog="wildshape pose-evaluate")
 
 
 if __name__ == "__main__":

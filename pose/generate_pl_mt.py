@@ -48,7 +48,7 @@ def run(config: Config, workspace: "Workspace") -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the script and the command."""
-    return script_main(Config, run, argv, prog="pose-generate-pl-mt")
+    return script_main(Config, run, argv, prog="wildshape pose-generate-pl-mt")
 
 
 if __name__ == "__main__":

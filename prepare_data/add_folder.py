@@ -165,7 +165,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the script."""
-    return script_main(Config, run, argv, prog="add_folder")
+    return script_main(Config, run, argv, prog="wildshape add-folder")
 
 
 if __name__ == "__main__":

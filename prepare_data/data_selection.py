@@ -195,7 +195,7 @@ def _tiles(
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the script and of `wildshape data-selection`."""
-    return script_main(Config, run, argv, prog="data-selection")
+    return script_main(Config, run, argv, prog="wildshape data-selection")
 
 
 if __name__ == "__main__":

@@ -186,7 +186,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the script."""
-    return script_main(Config, run, argv, prog="download_images")
+    return script_main(Config, run, argv, prog="wildshape download-images")
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the script."""
-    return script_main(Config, run, argv, prog="make_diorama")
+    return script_main(Config, run, argv, prog="wildshape make-diorama")
 
 
 if __name__ == "__main__":

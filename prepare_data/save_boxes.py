@@ -289,7 +289,7 @@ def _report(metrics: Mapping[str, Any], images: int, workspace: Workspace, *, do
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the script."""
-    return script_main(Config, run, argv, prog="save_boxes")
+    return script_main(Config, run, argv, prog="wildshape save-boxes")
 
 
 if __name__ == "__main__":

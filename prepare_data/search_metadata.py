@@ -160,7 +160,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the script."""
-    return script_main(Config, run, argv, prog="search_metadata")
+    return script_main(Config, run, argv, prog="wildshape search-metadata")
 
 
 if __name__ == "__main__":
