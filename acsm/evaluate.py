@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from acsm import sources
 from acsm.arms import load_arm
 from acsm.crops import published_affine, published_crop
 from acsm.metrics import ShapeResult
 from acsm.predict import ShapePredictor
+from wildshape import training_data
 from wildshape.cli import CommonConfig, say, script_main
 from wildshape.crops import read_image
 from wildshape.errors import UserError
@@ -99,14 +99,14 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     Raises:
         UserError: the arm or the labels are missing, or nothing is labelled in the split.
     """
-    if config.dataset not in ("labels", "truth", *sources.PUBLISHED_DATASETS):
+    if config.dataset not in ("labels", "truth", *training_data.PUBLISHED_DATASETS):
         raise UserError(f"--dataset: expected labels or truth; found {config.dataset}")
     predictor, path = load_arm(
         workspace, config.arm, config.opts, device=config.device, batch_size=config.batch_size
     )
     truth = config.dataset == "truth"
     split = "truth" if truth else config.split
-    records, _ = sources.labelled(
+    records, _ = training_data.labelled(
         workspace,
         None if split in ("all", "truth") else split,
         workspace.category.skeleton,

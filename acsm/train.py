@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from acsm import sources
 from acsm.camera_fit import guiding_cameras
 from acsm.checkpoint_init import initialise
 from acsm.data import CropStyle, ShapeSamples
@@ -20,35 +19,25 @@ from acsm.model import ACSM, ACSMArchitecture
 from acsm.predict import pack_template, template_hash
 from acsm.task import FrozenShapeTask, ShapeTask
 from acsm.template import ArticulatedTemplate, template_for
-from wildshape.cli import CommonConfig, say, script_main
+from wildshape import training_data
+from wildshape.cli import say, script_main
 from wildshape.device import bfloat16_pays, pick_device
 from wildshape.errors import UserError
-from wildshape.records import AnimalRecords, join_records, tell_skipped
+from wildshape.records import AnimalRecords, tell_skipped
 from wildshape.stage import Provenance, input_hashes
 from wildshape.training import FitConfig, fit
+from wildshape.training_data import TrainingDataConfig
 
 if TYPE_CHECKING:
     from wildshape.workspace import Workspace
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(CommonConfig):
+class Config(TrainingDataConfig):
     """Train the 3D model on labels, with --use_web_images also on selected pseudo-labels."""
 
-    arm: str | None = None
-    """Name of this training under checkpoints/acsm/; by default labels, or the filter."""
-    use_web_images: bool = False
-    """Also train on web images with pseudo-labels."""
-    web_images_num: int | None = None
-    """How many web animals; by default 1000 with --filter, all without."""
-    filter: str | None = None
-    """Criterion that selected them (kpconf, cf_mt, cf_cm, cf_cm2, ...); none: no selection."""
-    pl_source: str = "pose"
-    """Whose keypoints they carry: pose, pose_aux, acsm, or truth (a synthetic world's ceiling)."""
     dataset: str = "labels"
     """Accepted as published (pascal, animal_pose, ...): the labels table holds them all."""
-    labels_from: str = ""
-    """Other categories whose training labels are added, such as horse,sheep."""
     label_share: float | None = None
     """Share of labelled animals among the samples; by default that of the union, as published."""
     init: Path | None = None
@@ -65,8 +54,6 @@ class Config(CommonConfig):
     """Adam's learning rate (published: 1e-4)."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Learning rate over the steps (published: constant)."""
-    seed: int = 0
-    """Seed of the initialisation, data order and augmentation."""
     flip: Literal["random", "both", "none"] = "random"
     """Mirror each sample with probability one half; or append the mirrored batch; or neither."""
     rotation: float = 0.0
@@ -121,21 +108,14 @@ class Config(CommonConfig):
             raise UserError(f"--frozen_crops: expected at least 1; found {self.frozen_crops}")
         if self.freeze and self.flip == "both":
             raise UserError("--flip both: expected --flip random or none with --freeze")
-        known = ("labels", *sources.PUBLISHED_DATASETS)
+        known = ("labels", *training_data.PUBLISHED_DATASETS)
         if self.dataset not in known:
             raise UserError(f"--dataset: expected one of {', '.join(known)}; found {self.dataset}")
 
     @property
     def arm_name(self) -> str:
-        """The arm, its default filled in."""
-        if self.arm:
-            if Path(self.arm).name != self.arm or self.arm.startswith("."):
-                raise UserError(f"--arm: expected a plain name; found {self.arm}")
-            return self.arm
-        if not self.use_web_images:
-            return "labels"
-        name = self.filter or "all"
-        return name if self.pl_source == "pose" else f"{name}_{self.pl_source}"
+        """The arm under checkpoints/acsm/, its default filled in."""
+        return self.web_name or "labels"
 
     @property
     def camera_kind(self) -> Literal["turntable", "quaternion", "angles"]:
@@ -166,26 +146,6 @@ def _samples(
     return samples
 
 
-def _training_records(
-    config: Config, workspace: Workspace
-) -> tuple[AnimalRecords, AnimalRecords | None, list[Path]]:
-    skeleton = workspace.category.skeleton
-    others = [name.strip() for name in config.labels_from.split(",") if name.strip()]
-    if workspace.category.name in others:
-        raise UserError(f"--labels_from: expected other categories than {workspace.category.name}")
-    parts, inputs = [], []
-    for place in (workspace, *(workspace.sibling(category=name) for name in others)):
-        records, paths = sources.labelled(place, "train", skeleton)
-        parts.append(records)
-        inputs += paths
-    if not config.use_web_images:
-        if config.filter or config.web_images_num:
-            raise UserError("--filter and --web_images_num: expected --use_web_images with them")
-        return join_records(parts), None, inputs
-    web, paths = sources.web(workspace, config.pl_source, config.filter, config.web_images_num, config.seed)
-    return join_records(parts), web, inputs + paths
-
-
 def _joined(labels: ShapeSamples, web: ShapeSamples | None) -> ShapeSamples:
     return labels if web is None else labels.joined(web)
 
@@ -199,8 +159,8 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """
     spec, arm = workspace.category, config.arm_name
     template = template_for(spec)
-    label_records, web_records, inputs = _training_records(config, workspace)
-    val_records, _ = sources.labelled(workspace, "val", spec.skeleton)
+    label_records, web_records, inputs = training_data.training_records(config, workspace)
+    val_records, _ = training_data.labelled(workspace, "val", spec.skeleton)
     labels = _samples(label_records, config, template, "training labels")
     web = None
     if web_records is not None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from acsm import sources
 from acsm.arms import load_arm
 from acsm.drawing import contact_sheet, novel_view, overlay
+from wildshape import training_data
 from wildshape.cli import CommonConfig, say, script_main
 from wildshape.crops import image_paths, read_image
 from wildshape.errors import UserError
@@ -54,7 +54,7 @@ def _animals(config: Config, workspace: Workspace) -> tuple[list[Path], np.ndarr
         rows = [i for i, image in enumerate(instances["image_id"]) if image in paths]
         files = [paths[instances["image_id"][i]] for i in rows]
         return files, instances["box_xyxy"][rows], list(instances["instance_id"][rows])
-    records, _ = sources.labelled(workspace, config.split, workspace.category.skeleton)
+    records, _ = training_data.labelled(workspace, config.split, workspace.category.skeleton)
     return list(records.paths), records.box_xyxy, list(records.instance_ids)
 
 

@@ -6,7 +6,7 @@ import importlib
 import sys
 from pathlib import Path
 
-LONG = ("pseudo_labels",)
+LONG = ("pseudo_labels", "real_cows")
 
 
 def main(names: list[str]) -> int:

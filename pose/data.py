@@ -3,18 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from wildshape.crops import image_paths, read_image, vary_colour
+from wildshape.crops import read_image, vary_colour
 from wildshape.errors import UserError
 from wildshape.geometry import crop_affine, warp_crop
-from wildshape.records import AnimalRecords, label_records
-
-if TYPE_CHECKING:
-    from wildshape.workspace import Workspace
+from wildshape.records import AnimalRecords
 
 
 @dataclass(frozen=True)
@@ -46,23 +42,6 @@ AUGMENTATIONS: Mapping[str, Augmentation] = {
     "aux": Augmentation(colour=0.4, grey=0.5, erase=0.5),
     "none": Augmentation(rotation_deg=0.0, scale=(1.0, 1.0), flip=0.0, colour=0.0),
 }
-
-
-def load_records(workspace: "Workspace", split: str, category: str | None = None) -> AnimalRecords:
-    """Labels of one split on the workspace's skeleton.
-
-    Args:
-        workspace: whose skeleton is used.
-        split: "train", "val" or "test".
-        category: whose labels; by default the workspace's.
-
-    Raises:
-        UserError: the tables are missing, or no keypoint name fits.
-    """
-    source = workspace if category is None else workspace.sibling(category=category)
-    labels = source.load("labels", "the pose network")
-    images = source.load("labelled_images", "the pose network")
-    return label_records(labels, image_paths(images, source), workspace.category.skeleton, split)
 
 
 class PoseSamples:
@@ -130,7 +109,7 @@ class PoseSamples:
             rng: all randomness comes from it.
 
         Returns:
-            `crop` uint8 [S,S,3], `xy_crop` float32 [K,2], `counts` bool [K].
+            `crop` uint8 [S,S,3], `xy_crop` float32 [K,2], `weight` float32 [K].
         """
         augmentation, records = self.augmentation, self.records
         mirrored = bool(rng.random() < augmentation.flip)
@@ -142,13 +121,13 @@ class PoseSamples:
             flip=mirrored,
         )
         crop = warp_crop(self.image(index), affine, self.image_size)
-        xy, counts = affine.apply(records.xy[index]), records.counts[index]
+        xy, weight = affine.apply(records.xy[index]), records.weight[index]
         if mirrored:
-            xy, counts = xy[self._flip], counts[self._flip]
+            xy, weight = xy[self._flip], weight[self._flip]
         return {
             "crop": _change_look(crop, augmentation, rng),
             "xy_crop": xy.astype(np.float32),
-            "counts": counts,
+            "weight": weight.astype(np.float32),
         }
 
 

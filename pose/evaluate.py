@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from pose.data import AUGMENTATIONS, PoseSamples, load_records
+from pose.data import AUGMENTATIONS, PoseSamples
 from pose.predict import PosePredictor
-from pose.pseudo_labels import load_predictor
+from pose.pseudo_labels import load_predictor, model_name
 from wildshape.cli import CommonConfig, say, script_main
 from wildshape.errors import UserError
 from wildshape.metrics import bootstrap_interval, pck_counts
 from wildshape.records import tell_skipped
+from wildshape.training_data import labelled
 
 if TYPE_CHECKING:
     from wildshape.workspace import Workspace
@@ -27,6 +28,8 @@ class Config(CommonConfig):
 
     is_aux: bool = False
     """Measure the auxiliary network."""
+    arm: str | None = None
+    """Measure the network that pose-train trained under this name."""
     split: Literal["test", "val", "train"] = "test"
     """Labels to measure on."""
     flip_average: bool = False
@@ -80,7 +83,7 @@ def run(config: Config, workspace: "Workspace") -> dict[str, Any]:
     Raises:
         UserError: labels or checkpoint are missing, or the split has no usable label.
     """
-    name = "pose_aux" if config.is_aux else "pose"
+    name = model_name(config.is_aux, config.arm)
     predictor = load_predictor(
         workspace,
         name,
@@ -88,7 +91,7 @@ def run(config: Config, workspace: "Workspace") -> dict[str, Any]:
         batch_size=config.batch_size,
         flip_average=config.flip_average,
     )
-    records = load_records(workspace, config.split)
+    records, _ = labelled(workspace, config.split, workspace.category.skeleton)
     samples = PoseSamples(
         records, predictor.image_size, workspace.category.skeleton.flip, AUGMENTATIONS["none"]
     )

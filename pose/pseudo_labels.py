@@ -35,21 +35,33 @@ TRANSFORMS: Mapping[str, Mapping[str, float]] = {
 _KEPT_IMAGES = 8
 
 
+def model_name(is_aux: bool, arm: str | None = None) -> str:
+    """Name of a run's 2D network: ``pose`` or ``pose_aux``, followed by ``_<arm>`` if there is one.
+
+    Raises:
+        UserError: the arm would take the second network's name.
+    """
+    if arm is not None and not is_aux and (arm == "aux" or arm.startswith("aux_")):
+        raise UserError(f"--arm: expected a name that is not the second network's; found {arm}")
+    return "_".join(("pose", *(["aux"] if is_aux else []), *([arm] if arm else [])))
+
+
 def load_predictor(workspace: "Workspace", model: str, **options: Any) -> PosePredictor:
-    """The best checkpoint of a run's "pose" or "pose_aux" network.
+    """The best checkpoint of one of a run's 2D networks.
 
     Args:
         workspace: of the run.
-        model: "pose" or "pose_aux".
+        model: as `model_name` names it.
         **options: as for `PosePredictor.from_checkpoint`.
 
     Raises:
         UserError: it is not trained yet, or for another skeleton than the category's.
     """
     path = workspace.checkpoint_dir(model) / "best.pt"
-    aux = " --is_aux" if model == "pose_aux" else ""
+    arm = model.removeprefix("pose").removeprefix("_aux").removeprefix("_")
+    flags = (" --is_aux" if model.startswith("pose_aux") else "") + (f" --arm {arm}" if arm else "")
     name = f" --name {workspace.name}" if workspace.name != workspace.category.name else ""
-    command = f"python pose/train.py --category {workspace.category.name}{aux}{name}"
+    command = f"python pose/train.py --category {workspace.category.name}{flags}{name}"
     workspace.require(path, command, "the pose network")
     predictor = PosePredictor.from_checkpoint(path, **options)
     wanted = workspace.category.skeleton.keypoints

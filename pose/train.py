@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pose.data import AUGMENTATIONS, PoseSamples, load_records
+from pose.data import AUGMENTATIONS, PoseSamples
 from pose.heatmaps import absent_mse, joints_mse, make_targets, xy_crop_to_cell
 from pose.model import STRIDE, PoseNet, load_published
 from pose.predict import PosePredictor, normalise
-from wildshape.cli import CommonConfig, say, script_main
+from pose.pseudo_labels import model_name
+from wildshape.cli import say, script_main
 from wildshape.device import bfloat16_pays, pick_device
 from wildshape.errors import UserError
 from wildshape.geometry import crop_affine, warp_crop
@@ -23,6 +24,7 @@ from wildshape.pretrained import load_imagenet_backbone
 from wildshape.records import AnimalRecords, join_records, tell_skipped
 from wildshape.stage import Provenance, input_hashes
 from wildshape.training import FitConfig, fit
+from wildshape.training_data import TrainingDataConfig, labelled, training_records
 
 if TYPE_CHECKING:
     from wildshape.workspace import Workspace
@@ -33,8 +35,9 @@ _DEFAULT_BACKBONE = {False: "resnet50", True: "resnet34"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(CommonConfig):
-    """Train the 2D keypoint network on the labelled animals; choose on val, never read test."""
+class Config(TrainingDataConfig):
+    """Train the 2D keypoint network on labelled animals, with --use_web_images also on selected
+    pseudo-labels; choose on val, never read test."""
 
     is_aux: bool = False
     """Train the auxiliary network that CF-CM compares with: other draws, initialisation, augmentation
@@ -53,14 +56,10 @@ class Config(CommonConfig):
     """Adam's learning rate; default 5e-4, or 1e-4 with --published."""
     schedule: Literal["cosine", "constant"] | None = None
     """Learning rate over the steps; default cosine, or constant with --published."""
-    seed: int = 0
-    """Seed of the initialisation, data order and augmentation."""
     init: Path | None = None
     """Checkpoint to start from, ours or a published one."""
     imagenet: bool = True
     """Start from ImageNet weights where they can be had (unless --init is given)."""
-    labels_from: str = ""
-    """Other categories whose training labels are added, such as horse,sheep."""
     augmentation: Literal["default", "published", "aux", "none"] | None = None
     """Default: default, or aux with --is_aux, or published with --published."""
     published: bool = False
@@ -169,8 +168,10 @@ class PoseTask:
         heatmaps = self.model(normalise(batch["crop"])).float()
         xy_cell = xy_crop_to_cell(batch["xy_crop"], STRIDE, self.published)
         size = (heatmaps.shape[-2], heatmaps.shape[-1])
-        targets, weight = make_targets(xy_cell, batch["counts"], size, published=self.published)
-        loss = joints_mse(heatmaps, targets, weight)
+        height = batch["weight"].clamp(max=1)
+        targets, weight = make_targets(xy_cell, height > 0, size, published=self.published)
+        # Peaks of pseudo-labels are as high as their network was sure: confidence keeps its meaning.
+        loss = joints_mse(heatmaps, targets * height[..., None, None], weight)
         if self.hidden:
             empty = absent_mse(heatmaps, weight)
             return loss + self.hidden * empty, {"empty": float(empty.detach())}
@@ -218,7 +219,7 @@ def build_model(config: Config, workspace: "Workspace") -> tuple[PoseNet, _Resol
 
 
 def _samples(
-    records: AnimalRecords, config: Config, workspace: "Workspace", augmentation: str, split: str
+    records: AnimalRecords, config: Config, workspace: "Workspace", augmentation: str, what: str
 ) -> PoseSamples:
     samples = PoseSamples(
         records, config.image_size, workspace.category.skeleton.flip, AUGMENTATIONS[augmentation]
@@ -226,13 +227,21 @@ def _samples(
     unreadable = samples.drop_unreadable()
     skipped = [*records.skipped, *unreadable]
     total = len(records) + len(records.skipped)
-    tell_skipped(skipped, total, f"{split} labels")
+    tell_skipped(skipped, total, what)
     if not len(samples):
         raise UserError(
-            f"expected {split} labels with images and visible keypoints for "
+            f"expected {what} with images and visible keypoints for "
             f"{workspace.category.name}; found none among {total}; run: {workspace.made_by('labels')}"
         )
     return samples
+
+
+def _web_settings(config: Config) -> dict[str, Any]:
+    """What is remembered of the web animals; nothing without them, as before there were any."""
+    if not config.use_web_images:
+        return {}
+    names = ("web_images_num", "filter", "pl_source")
+    return {"use_web_images": True, **{name: getattr(config, name) for name in names}}
 
 
 def run(config: Config, workspace: "Workspace") -> dict[str, Any]:
@@ -241,15 +250,18 @@ def run(config: Config, workspace: "Workspace") -> dict[str, Any]:
     Raises:
         UserError: labels are missing or do not fit, or a training with other settings is there.
     """
-    name = "pose_aux" if config.is_aux else "pose"
+    name = model_name(config.is_aux, config.web_name)
     spec = workspace.category
-    others = [c.strip() for c in config.labels_from.split(",") if c.strip()]
-    if spec.name in others:
-        raise UserError(f"--labels_from: expected other categories than {spec.name}")
+    label_records, web_records, inputs = training_records(config, workspace)
     model, settings, origin = build_model(config, workspace)
-    parts = [load_records(workspace, "train"), *(load_records(workspace, "train", c) for c in others)]
-    samples = _samples(join_records(parts), config, workspace, settings.augmentation, "train")
-    val = _samples(load_records(workspace, "val"), config, workspace, "none", "val")
+    what = "train labels"
+    if web_records is not None:
+        if config.published:
+            raise UserError("--published: expected labels alone; found --use_web_images with it")
+        label_records, what = join_records([label_records, web_records]), "train labels and web animals"
+    samples = _samples(label_records, config, workspace, settings.augmentation, what)
+    val_records, _ = labelled(workspace, "val", spec.skeleton)
+    val = _samples(val_records, config, workspace, "none", "val labels")
     device = pick_device(config.device)
     say(
         f"{name}: {settings.backbone} from {origin}, {len(samples)} training and {len(val)} "
@@ -265,8 +277,6 @@ def run(config: Config, workspace: "Workspace") -> dict[str, Any]:
         published=config.published,
         hidden=settings.hidden,
     )
-    sources = [workspace, *(workspace.sibling(category=c) for c in others)]
-    inputs = [s.table_path(t) for s in sources for t in ("labels", "labelled_images")]
     result = fit(
         task,
         FitConfig(
@@ -296,7 +306,8 @@ def run(config: Config, workspace: "Workspace") -> dict[str, Any]:
                 "imagenet": config.imagenet,
                 "published": config.published,
                 "precision": config.precision,
-                "labels_from": others,
+                "labels_from": list(config.other_categories),
+                **_web_settings(config),
             },
             input_hashes(workspace.root, *inputs, *([config.init] if config.init else [])),
         ),

@@ -15,7 +15,7 @@ from wildshape.workspace import Workspace
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Run everything on the synthetic world: about eleven minutes on two cores."""
+    """Run everything on the synthetic world: about a quarter of an hour on two cores."""
 
     category: str = "horse"
     """The animal: horse, cow, sheep, giraffe, bear or dog."""

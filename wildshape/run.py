@@ -20,6 +20,7 @@ from wildshape.files import read_json, write_json
 from wildshape.workspace import Workspace
 
 CRITERIA = ("kpconf", "cf_mt", "cf_cm", "cf_cm2")
+ENCODER_LR = 3e-4
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,13 @@ class Sizes:
         pose_image_size: Side of their square input, in pixels.
         pose_steps: Their optimiser steps.
         pose_batch_size: Their items a step.
+        encoder_steps: Optimiser steps for which each arm's encoder goes on learning keypoints from the
+            arm's animals, before it is left as it is; 0: it stays as the pose network left it.
         acsm_image_size: Side of ACSM's square input, in pixels.
         acsm_steps: Its optimiser steps, the same in every arm.
         acsm_batch_size: Its items a step.
         acsm_lr: Its learning rate.
-        acsm_freeze: Whether its ResNet stays as the pose network left it.
+        acsm_freeze: Whether its ResNet is left as it is.
         selection_num: Pseudo-labels that a criterion keeps.
     """
 
@@ -47,6 +50,7 @@ class Sizes:
     pose_image_size: int
     pose_steps: int
     pose_batch_size: int
+    encoder_steps: int
     acsm_image_size: int
     acsm_steps: int
     acsm_batch_size: int
@@ -56,9 +60,9 @@ class Sizes:
 
 
 SIZES = {
-    "full": Sizes("resnet50", "resnet34", 256, 256, 10_000, 32, 256, 20_000, 12, 5e-4, False, 1000),
-    "cpu": Sizes("resnet18", "resnet18", 64, 128, 1000, 16, 128, 2500, 48, 7e-4, True, 500),
-    "miniature": Sizes("resnet18", "resnet18", 16, 64, 6, 8, 64, 6, 8, 5e-4, True, 10),
+    "full": Sizes("resnet50", "resnet34", 256, 256, 10_000, 32, 0, 256, 20_000, 12, 5e-4, False, 1000),
+    "cpu": Sizes("resnet18", "resnet18", 64, 128, 1000, 16, 500, 128, 2500, 48, 7e-4, True, 500),
+    "miniature": Sizes("resnet18", "resnet18", 16, 64, 6, 8, 4, 64, 6, 8, 5e-4, True, 10),
 }
 
 
@@ -88,6 +92,8 @@ class Config(CommonConfig):
     """Pseudo-labels that a criterion keeps."""
     pose_steps: int | None = None
     """Optimiser steps of the pose networks."""
+    encoder_steps: int | None = None
+    """Optimiser steps for which each arm's encoder goes on learning keypoints from the arm's animals."""
     acsm_steps: int | None = None
     """Optimiser steps of the 3D model, the same in every arm."""
     pose_init: Path | None = None
@@ -95,7 +101,8 @@ class Config(CommonConfig):
     aux_init: Path | None = None
     """Checkpoint from which the second pose network starts."""
     acsm_init: Path | None = None
-    """Checkpoint from which the 3D model starts; by default the pose network, if it is a resnet18."""
+    """Checkpoint from which the 3D model starts; by default the pose network, if it is a resnet18, after
+    --encoder_steps."""
     labels_from: str = ""
     """Other categories whose training labels are added, such as horse,sheep."""
     seed: int = 0
@@ -235,14 +242,33 @@ class Pipeline:
             self.call(f"label with {which}", "pose.generate_pl", is_aux=is_aux, flip_average=True)
         self.call("label under transforms", "pose.generate_pl_mt", flip_average=True)
 
-    def acsm_init(self) -> Path | None:
-        """Where every arm's encoder starts: the pose network has learnt from the same labels."""
-        fits = self.config.acsm_init is None and self.sizes.backbone == "resnet18"
-        return self.workspace.checkpoint_dir("pose") / "best.pt" if fits else self.config.acsm_init
+    def train_encoder(self, arm: str, **web: Any) -> Path | None:
+        """Where an arm's 3D model starts: the pose network, after learning from the arm's animals too."""
+        sizes, config = self.sizes, self.config
+        if config.acsm_init is not None or sizes.backbone != "resnet18":
+            return config.acsm_init
+        start = self.workspace.checkpoint_dir("pose") / "best.pt"
+        if not (sizes.acsm_freeze and sizes.encoder_steps):
+            return start
+        self.call(
+            f"train encoder, {arm}",
+            "pose.train",
+            arm=arm,
+            init=start,
+            image_size=sizes.pose_image_size,
+            steps=sizes.encoder_steps,
+            batch_size=sizes.pose_batch_size,
+            lr=ENCODER_LR,
+            eval_every=max(1, sizes.encoder_steps // 4),
+            labels_from=config.labels_from,
+            seed=config.seed,
+            **web,
+        )
+        return self.workspace.checkpoint_dir(f"pose_{arm}") / "best.pt"
 
-    def train_acsm(self, arm: str, **settings: Any) -> None:
-        """Train one arm of the 3D model; all arms share steps, schedule, crops and seed."""
-        init = self.acsm_init()
+    def train_acsm(self, arm: str, **web: Any) -> None:
+        """Train one arm, encoder and 3D model; all arms share steps, schedule, crops and seed."""
+        init = self.train_encoder(arm, **web)
         self.call(
             f"train 3D model, {arm}",
             "acsm.train",
@@ -256,7 +282,7 @@ class Pipeline:
             labels_from=self.config.labels_from,
             seed=self.config.seed,
             init=init,
-            **settings,
+            **web,
         )
 
     def select(self) -> int:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from acsm import evaluate, generate_pl, sources, train, visualize
+from acsm import evaluate, generate_pl, train, visualize
 from acsm.data import CropStyle, ShapeSamples
 from acsm.predict import ShapePredictor, normalise
+from wildshape import training_data
 from wildshape.crops import read_image
 from wildshape.errors import UserError
 from wildshape.geometry import camera_to_crop
@@ -44,7 +45,7 @@ def test_training_writes_what_the_other_commands_need(shared):
         workspace.checkpoint_dir("acsm/labels") / "best.pt", workspace.category
     )
     assert predictor.category == "stick" and predictor.image_size == 64
-    records, _ = sources.labelled(workspace, "test", workspace.category.skeleton)
+    records, _ = training_data.labelled(workspace, "test", workspace.category.skeleton)
     images = [read_image(path) for path in records.paths]
     shapes = predictor.predict(images, records.box_xyxy)
     assert shapes.keypoints.shape == (3, 16, 2) and shapes.vertices_image.shape == (3, 16, 3)
@@ -105,12 +106,12 @@ def test_pseudo_labels_join_the_labels(shared):
     web = {"use_web_images": True, "web_images_num": 3, "filter": "KPConf"}
     metrics = train.run(config(steps=1, arm="web", label_share=0.5, flip="both", **web), workspace)
     assert metrics["labelled_animals"] == 6 and metrics["web_animals"] == 3
-    chosen, path = sources.selection(workspace, "kpconf", 3)
+    chosen, path = training_data.selection(workspace, "kpconf", 3)
     assert path.name == "kpconf_5.parquet" and list(chosen["rank"]) == [0, 1, 2]
-    records, _ = sources.web(workspace, "pose", "kpconf", 3)
+    records, _ = training_data.web(workspace, "pose", "kpconf", 3)
     assert (records.weight == 0.5).all() and len(records) == 3
-    everything, _ = sources.web(workspace, "pose", None, None)
-    some, _ = sources.web(workspace, "pose", None, 2)
+    everything, _ = training_data.web(workspace, "pose", None, None)
+    some, _ = training_data.web(workspace, "pose", None, 2)
     assert len(everything) == 5 and len(some) == 2
 
 
@@ -176,7 +177,7 @@ def test_a_frozen_encoder_is_looked_through_once(shared, tmp_path, monkeypatch):
 
 def test_samples_are_consistent_under_the_mirror(shared):
     workspace, _ = shared
-    records, _ = sources.labelled(workspace, "train", workspace.category.skeleton)
+    records, _ = training_data.labelled(workspace, "train", workspace.category.skeleton)
     guide = (records.camera, np.ones(len(records)))
     made = {}
     for flip in (0.0, 1.0):

@@ -6,12 +6,12 @@ import torch
 from pose_world import KEYPOINTS, SKELETON, make_world
 
 import pose.train as train
-from pose import data, evaluate
-from pose.data import PoseSamples, load_records
+from pose import evaluate
+from pose.data import PoseSamples
 from pose.model import PoseNet
 from pose.predict import PosePredictor
 from pose.train import PoseTask
-from wildshape import training
+from wildshape import training, training_data
 from wildshape.errors import UserError
 from wildshape.files import read_json
 
@@ -82,8 +82,8 @@ def test_aux_differs_in_every_draw(world):
 
 def test_the_test_split_is_never_read(world, monkeypatch):
     read = []
-    original = data.label_records
-    monkeypatch.setattr(data, "label_records", lambda *a: read.append(a[-1]) or original(*a))
+    original = training_data.label_records
+    monkeypatch.setattr(training_data, "label_records", lambda *a: read.append(a[-1]) or original(*a))
     train.run(config(steps=1), world.sibling(name="splits"))
     assert sorted(read) == ["train", "val"]
 
@@ -141,7 +141,7 @@ def test_scripts_exit_with_one_line_where_labels_are_missing(tmp_path, capsys):
 def test_a_network_learns_the_dots(tmp_path):
     """The loss falls and PCK on the training pictures rises."""
     world = make_world(tmp_path, splits=(("train", 4), ("val", 2)))
-    records = load_records(world, "train")
+    records, _ = training_data.labelled(world, "train", SKELETON)
     torch.manual_seed(0)
     samples = PoseSamples(records, 64, SKELETON.flip, train.AUGMENTATIONS["none"])
     task = PoseTask(PoseNet(KEYPOINTS, "resnet18", 16), samples, samples, lr=2e-3)

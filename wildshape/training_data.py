@@ -1,24 +1,93 @@
-"""What the 3D model learns from and is measured on, read from a workspace's tables."""
+"""The animals that networks learn from and are measured on, read from a workspace's tables."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wildshape.cli import CommonConfig
 from wildshape.crops import image_paths
 from wildshape.errors import UserError
-from wildshape.records import AnimalRecords, label_records, pseudo_label_records
+from wildshape.records import AnimalRecords, join_records, label_records, pseudo_label_records
 from wildshape.skeleton import Skeleton
 from wildshape.tables import Table, read_table
 
 if TYPE_CHECKING:
     from wildshape.workspace import Workspace
 
-NEEDED_BY = "the 3D model"
+NEEDED_BY = "training"
 # Names by which the released scripts chose among labelled sets; all of ours are in one table.
 PUBLISHED_DATASETS = ("pascal", "animal_pose", "yfcc100m", "coco")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingDataConfig(CommonConfig):
+    """Which animals a training learns from; the settings that both networks share."""
+
+    arm: str | None = None
+    """Name of this training; by default that of the labels, or of the filter."""
+    use_web_images: bool = False
+    """Also train on web images with pseudo-labels."""
+    web_images_num: int | None = None
+    """How many web animals; by default 1000 with --filter, all without."""
+    filter: str | None = None
+    """Criterion that selected them (kpconf, cf_mt, cf_cm, cf_cm2, ...); none: no selection."""
+    pl_source: str = "pose"
+    """Whose keypoints they carry: pose, pose_aux, acsm, or truth (a synthetic world's ceiling)."""
+    labels_from: str = ""
+    """Other categories whose training labels are added, such as horse,sheep."""
+    seed: int = 0
+    """Seed of the initialisation, data order and augmentation."""
+
+    @property
+    def web_name(self) -> str | None:
+        """What names a training: --arm, else its web animals; None for labels alone.
+
+        Raises:
+            UserError: the arm cannot be the name of a folder.
+        """
+        if self.arm:
+            if Path(self.arm).name != self.arm or self.arm.startswith("."):
+                raise UserError(f"--arm: expected a plain name; found {self.arm}")
+            return self.arm
+        if not self.use_web_images:
+            return None
+        name = self.filter or "all"
+        return name if self.pl_source == "pose" else f"{name}_{self.pl_source}"
+
+    @property
+    def other_categories(self) -> tuple[str, ...]:
+        """The names in ``labels_from``."""
+        return tuple(name.strip() for name in self.labels_from.split(",") if name.strip())
+
+
+def training_records(
+    config: TrainingDataConfig, workspace: Workspace
+) -> tuple[AnimalRecords, AnimalRecords | None, list[Path]]:
+    """Labelled animals, web animals if any are asked for, and the tables they were read from.
+
+    Raises:
+        UserError: tables are missing, settings contradict each other, or there are fewer animals than
+            asked for.
+    """
+    skeleton = workspace.category.skeleton
+    others = config.other_categories
+    if workspace.category.name in others:
+        raise UserError(f"--labels_from: expected other categories than {workspace.category.name}")
+    parts, inputs = [], []
+    for place in (workspace, *(workspace.sibling(category=name) for name in others)):
+        records, paths = labelled(place, "train", skeleton)
+        parts.append(records)
+        inputs += paths
+    if not config.use_web_images:
+        if config.filter or config.web_images_num:
+            raise UserError("--filter and --web_images_num: expected --use_web_images with them")
+        return join_records(parts), None, inputs
+    chosen, paths = web(workspace, config.pl_source, config.filter, config.web_images_num, config.seed)
+    return join_records(parts), chosen, inputs + paths
 
 
 def labelled(
