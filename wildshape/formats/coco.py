@@ -19,7 +19,7 @@ from wildshape.formats.labelled import LabelRecord, map_keypoints, map_names
 from wildshape.formats.masks import encode_segmentation, mask_area
 from wildshape.geometry import xywh_to_xyxy, xyxy_to_xywh
 from wildshape.skeleton import Skeleton
-from wildshape.tables import Table
+from wildshape.tables import Table, read_table
 from wildshape.workspace import Workspace
 
 SOURCE = "coco"
@@ -128,11 +128,20 @@ def image_folder(path: Path) -> Path:
     return path.parent
 
 
-def export_labels(labels: Table, images: Table, skeleton: Skeleton, out: Path) -> dict[str, int]:
+def export_labels(
+    labels: Table, images: Table, skeleton: Skeleton, out: Path, confidence: np.ndarray | None = None
+) -> dict[str, int]:
     """Write labels as a COCO keypoint file for each split, `<category>_<split>.json`.
 
     Ids that are numbers in the source are kept where they are distinct; the mask's area is that of
     the annotation, or the box's where there is no mask.
+
+    Args:
+        labels: a labels table.
+        images: the images that it refers to.
+        skeleton: of its keypoints.
+        out: folder to write to.
+        confidence: [N, K], written as `keypoint_scores`, which COCO itself does not know.
 
     Returns:
         Annotations written, by file name.
@@ -151,7 +160,7 @@ def export_labels(labels: Table, images: Table, skeleton: Skeleton, out: Path) -
     for split in dict.fromkeys(labels["split"]):
         rows = np.flatnonzero(labels["split"] == split)
         names = dict.fromkeys(labels["image_id"][rows])
-        content = {
+        content: dict[str, Any] = {
             "info": {"description": f"wildshape labels, {category['name']}, {split}"},
             "licenses": [],
             "categories": [category],
@@ -161,9 +170,51 @@ def export_labels(labels: Table, images: Table, skeleton: Skeleton, out: Path) -
                 for row in rows.tolist()
             ],
         }
+        if confidence is not None:
+            for entry, row in zip(content["annotations"], rows.tolist()):
+                entry["keypoint_scores"] = confidence[row]
         file_name = f"{category['name']}_{split}.json"
         write_json(out / file_name, content)
         written[file_name] = len(rows)
+    return written
+
+
+def export_selections(workspace: Workspace, out: Path) -> dict[str, int]:
+    """Write the pose network's labels of every selection, best first, `<category>_<selection>.json`.
+
+    Every keypoint is written as visible, with its confidence among the `keypoint_scores`.
+
+    Returns:
+        Annotations written, by file name.
+
+    Raises:
+        UserError: the tables that a selection refers to are missing.
+    """
+    paths = sorted((workspace.run_dir / "selections").glob("*.parquet"))
+    if not paths:
+        return {}
+    skeleton = workspace.category.skeleton
+    written: dict[str, int] = {}
+    images = workspace.load("images", "export coco")
+    instances = workspace.load("instances", "export coco")
+    keypoints = workspace.load_keypoints("pose", "export coco")
+    animals, places = instances.lookup("instance_id"), keypoints.lookup("instance_id")
+    for path in paths:
+        table = read_table(path, "selections")
+        chosen = table["instance_id"][np.argsort(table["rank"], kind="stable")]
+        known = [name for name in chosen if name in animals and name in places]
+        rows = [places[name] for name in known]
+        columns = instances.take([animals[name] for name in known]).columns
+        columns = dict(columns) | {
+            "source_id": np.array([None] * len(rows), dtype=object),
+            "split": np.array([path.stem] * len(rows), dtype=object),
+            "skeleton": np.array([skeleton.name] * len(rows), dtype=object),
+            "xy": keypoints["xy"][rows],
+            "visible": np.full((len(rows), skeleton.num_keypoints), 2),
+            "camera": np.full((len(rows), 7), np.nan),
+        }
+        labels = Table("labels", columns, {"skeleton": skeleton.name})
+        written |= export_labels(labels, images, skeleton, out, keypoints["confidence"][rows])
     return written
 
 

@@ -26,7 +26,8 @@ class Config(CommonConfig):
     """Write labels and pseudo-labels in another format; files that are there are replaced."""
 
     format: tyro.conf.Positional[str]
-    """animals3d (published label files and filelists) or coco (keypoints, one file a split)."""
+    """animals3d (published label files and filelists) or coco (keypoints, one file a split and one a
+    selection)."""
     out: Path
     """Folder to write to."""
 
@@ -48,8 +49,10 @@ def run(config: Config, workspace: Workspace) -> dict[str, int]:
         raise UserError(f"expected a folder at --out {config.out}; found a file")
     has_labels = workspace.table_path("labels").exists()
     if name == "coco":
-        labels, images = _labels(workspace, "export coco")
-        written = coco.export_labels(labels, images, workspace.category.skeleton, out)
+        written = coco.export_selections(workspace, out)
+        if has_labels or not written:
+            labels, images = _labels(workspace, "export coco")
+            written = coco.export_labels(labels, images, workspace.category.skeleton, out) | written
     else:
         has_instances = workspace.table_path("instances").exists()
         written = animals3d.export_published(workspace, out) if has_instances or not has_labels else {}

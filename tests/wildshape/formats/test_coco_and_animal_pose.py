@@ -3,11 +3,13 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from small_run import make_run
 
 from wildshape.errors import UserError
 from wildshape.formats import export_command, import_command
 from wildshape.formats.masks import decode_mask, encode_mask, encode_segmentation, mask_area
 from wildshape.skeleton import load_skeleton
+from wildshape.tables import read_table
 
 NAMES20 = list(load_skeleton("quadruped20").keypoints)
 
@@ -246,6 +248,26 @@ def test_coco_round_trips(coco, workspace, make_workspace, tmp_path):
         np.testing.assert_allclose(labels[name], twice[name])
     for name in ("instance_id", "mask_rle", "split", "source_id"):
         assert labels[name].tolist() == twice[name].tolist()
+
+
+def test_selections_are_written_with_their_confidence(workspace, tmp_path):
+    run = make_run(workspace).workspace
+    run.table_path("labels").unlink()  # its pictures were not made
+    kept = {path.stem for path in (run.run_dir / "selections").glob("*.parquet")}
+    out = tmp_path / "out"
+    written = export_command.run(export_command.Config(format="coco", out=out, category="cow"), run)
+    assert kept and {f"cow_{name}.json" for name in kept} <= set(written)
+    keypoints = run.load_keypoints("pose")
+    place = keypoints.lookup("instance_id")
+    for name in kept:
+        selection = read_table(run.run_dir / "selections" / f"{name}.parquet", "selections")
+        rows = [place[i] for i in selection["instance_id"][np.argsort(selection["rank"])]]
+        annotations = json.loads((out / f"cow_{name}.json").read_text())["annotations"]
+        scores = np.array([entry["keypoint_scores"] for entry in annotations])
+        np.testing.assert_allclose(scores, keypoints["confidence"][rows])
+        triples = np.array([entry["keypoints"] for entry in annotations]).reshape(len(rows), -1, 3)
+        np.testing.assert_allclose(triples[..., :2], keypoints["xy"][rows] + 0.5)
+        assert (triples[..., 2] == 2).all()
 
 
 def wrong_count(content):
