@@ -36,15 +36,16 @@ FIGURES = ("auc", "camera_error", "encoder_pck")
 FIRST_SEED = 30
 
 
-def run_seed(root: Path, category: str, seed: int, num_web: int | None) -> dict[str, Any]:
+def run_seed(options: argparse.Namespace, seed: int) -> dict[str, Any]:
     """World, pose networks, selections and nine trainings of one seed; returns its figures."""
-    workspace = Workspace(root / f"seed_{seed}", category, "bench")
+    workspace = Workspace(options.root / f"seed_{seed}", options.category, "bench")
     workspace.mark()
-    common = {"category": category, "name": "bench", "data_root": workspace.root}
+    common = {"category": options.category, "name": "bench", "data_root": workspace.root}
     diorama = importlib.import_module("prepare_data.make_diorama")
-    web = {} if num_web is None else {"num_web": num_web}
+    web = {} if options.num_web is None else {"num_web": options.num_web}
     diorama.run(diorama.Config(**common, seed=seed, **web), workspace)
-    pipeline = Pipeline(Config(**common, labels="diorama", seed=seed, size="cpu"), workspace)
+    settings = {"labels": "diorama", "seed": seed, "size": "cpu", "encoder_steps": options.encoder_steps}
+    pipeline = Pipeline(Config(**common, **settings), workspace)
     with importlib.import_module("prepare_data.diorama.server").serving(workspace):
         pipeline.images()
     pipeline.boxes("diorama")
@@ -55,9 +56,9 @@ def run_seed(root: Path, category: str, seed: int, num_web: int | None) -> dict[
     candidates = len(workspace.load_keypoints("pose"))
     count = min(pipeline.sizes.selection_num, candidates)
     for name in SELECTIONS:
-        settings: dict[str, Any] = {"filter": name, "seed": seed}
+        chosen: dict[str, Any] = {"filter": name, "seed": seed}
         kept = candidates if name == "all" else count
-        pipeline.call(f"select {name}", "prepare_data.data_selection", selection_num=kept, **settings)
+        pipeline.call(f"select {name}", "prepare_data.data_selection", selection_num=kept, **chosen)
         pipeline.train_acsm(name, use_web_images=True, web_images_num=kept, filter=name)
     for arm, name, kept in (("ceiling", "random", count), ("ceiling_all", "all", candidates)):
         pipeline.train_acsm(arm, use_web_images=True, web_images_num=kept, filter=name, pl_source="truth")
@@ -65,10 +66,11 @@ def run_seed(root: Path, category: str, seed: int, num_web: int | None) -> dict[
     for arm in ARMS:
         pipeline.call(f"measure {arm}", "acsm.evaluate", arm=arm)
         metrics = read_json(workspace.metrics_path(f"acsm_{arm}_test"))
+        encoder = {"arm": arm} if pipeline.sizes.encoder_steps else {}
         figures["arms"][arm] = {
             "auc": metrics["auc"],
             "camera_error": metrics["camera_error_deg"],
-            "encoder_pck": pose_pck(pipeline, f"measure encoder {arm}", arm=arm, flip_average=True),
+            "encoder_pck": pose_pck(pipeline, f"measure encoder {arm}", flip_average=True, **encoder),
         }
     for name in SELECTIONS:
         kept = candidates if name == "all" else count
@@ -153,18 +155,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--category", default="horse")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--num_web", type=int, default=None, help="web images of each world")
+    parser.add_argument("--first_seed", type=int, default=FIRST_SEED)
+    parser.add_argument("--encoder_steps", type=int, default=None, help="as for wildshape run")
     parser.add_argument("--out", type=Path, default=None, help="JSON file for the figures")
     options = parser.parse_args(argv)
     began, figures = time.monotonic(), []
-    for seed in range(FIRST_SEED, FIRST_SEED + options.seeds):
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
         say(f"== seed {seed}")
-        figures.append(run_seed(options.root, options.category, seed, options.num_web))
+        figures.append(run_seed(options, seed))
         summary = summarise(figures)
         say(table(summary))
         save(
             "pseudo_labels",
             {
                 "category": options.category,
+                "first_seed": options.first_seed,
+                "encoder_steps": options.encoder_steps,
                 **summary,
                 "seeds": figures,
                 "minutes_in_this_call": (time.monotonic() - began) / 60,
