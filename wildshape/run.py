@@ -313,6 +313,8 @@ class Pipeline:
             self.train_acsm("ceiling", pl_source="truth", **web)
             arms.append("ceiling")
         for arm in arms:
+            if (self.workspace.checkpoint_dir(f"pose_{arm}") / "best.pt").exists():
+                self.call(f"measure encoder, {arm}", "pose.evaluate", arm=arm, flip_average=True)
             self.call(f"measure 3D model, {arm}", "acsm.evaluate", arm=arm)
         self.call("draw", "acsm.visualize", arm=self.config.filter, vis_num=self.config.vis_num)
 

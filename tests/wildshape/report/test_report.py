@@ -86,6 +86,8 @@ def test_the_page_of_a_whole_run(run):
         "gone (404)",
         "train pose network",
         "CF-CM), test animals: the photo",
+        "after learning from arm cf_cm",
+        "2D networks, as each arm's encoder: training loss",
     ):
         assert words in page.words
     tiles = [value for name, value in page.attributes if name == "src" and value]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from wildshape.report.svg import Axes, Series, line_chart
 from wildshape.report.svg_bars import bar_chart
 
 _MODELS = {"pose": "pose network", "pose_aux": "second pose network"}
+_OF_ARM = re.compile(r"^(pose_|acsm/)")
 _POINTS = 160
 _TELLING = (
     "val_auc", "val_camera_error_deg", "val_camera_error", "val_pck@0.04", "val_pck@0.1",
@@ -39,7 +41,7 @@ def pose(analysis: Analysis) -> Section:
         note = missing("The pose network was not measured.", f"python pose/evaluate.py {inputs.run_flags}")
         return Section("pose", "2D keypoints", [note], lead)
     series, charts = [], []
-    for place, (name, facts) in enumerate(measured):
+    for place, (name, facts) in enumerate(item for item in measured if _model(item[0]) in _MODELS):
         low, high = facts.get("pck_low"), facts.get("pck_high")
         band = (_percents(low), _percents(high)) if low and high else None
         y = _percents(facts["pck"])
@@ -57,16 +59,22 @@ def _pose_metrics(inputs: RunInputs) -> list[tuple[str, Mapping[str, Any]]]:
     found = []
     for stem, facts in inputs.metrics.items():
         model, _, split = stem.rpartition("_")
+        pose_model = model == "pose" or model.startswith("pose_")
         whole = isinstance(facts, Mapping) and facts.get("thresholds") and facts.get("pck")
-        if model in _MODELS and whole and len(facts["pck"]) == len(facts["thresholds"]):
+        if pose_model and whole and len(facts["pck"]) == len(facts["thresholds"]):
             found.append((f"{model} {facts.get('split', split)}", facts))
     test = [item for item in found if item[0].endswith(" test")]
-    return sorted(test or found, key=lambda item: item[0])
+    return sorted(test or found, key=lambda item: (_model(item[0]) not in _MODELS, item[0]))
+
+
+def _model(name: str) -> str:
+    return name.partition(" ")[0]
 
 
 def _words(name: str) -> str:
     model, _, split = name.partition(" ")
-    return _MODELS[model] + ("" if split == "test" else f" ({split})")
+    words = _MODELS.get(model) or f"after learning from arm {model.removeprefix('pose_')}"
+    return words + ("" if split == "test" else f" ({split})")
 
 
 def _percents(values: Sequence[float | None]) -> list[float]:
@@ -187,7 +195,10 @@ def training(analysis: Analysis) -> Section:
     inputs = analysis.inputs
     blocks: list[Block] = []
     groups = {
-        "2D networks": [c for name, c in inputs.checkpoints.items() if not name.startswith("acsm/")],
+        "2D networks": [c for name, c in inputs.checkpoints.items() if name in _MODELS],
+        "2D networks, as each arm's encoder": [
+            c for name, c in inputs.checkpoints.items() if name.startswith("pose_") and name not in _MODELS
+        ],
         "3D models": [c for name, c in inputs.checkpoints.items() if name.startswith("acsm/")],
     }
     for title, members in groups.items():
@@ -201,17 +212,20 @@ def training(analysis: Analysis) -> Section:
     return Section("training", "Training curves", blocks)
 
 
+def _arm(checkpoint: Checkpoint) -> str | None:
+    """The arm that a checkpoint belongs to, as its 3D model or its encoder."""
+    belongs = checkpoint.name not in _MODELS and _OF_ARM.match(checkpoint.name)
+    return _OF_ARM.sub("", checkpoint.name) if belongs else None
+
+
 def _model_order(checkpoint: Checkpoint) -> tuple[int, str]:
-    roles = ("labels", "selected", "ceiling")
-    arm = checkpoint.name.removeprefix("acsm/")
-    is_arm = checkpoint.name.startswith("acsm/")
-    return (roles.index(arm_role(arm, checkpoint.config)) if is_arm else 0, checkpoint.name)
+    roles, arm = ("labels", "selected", "ceiling"), _arm(checkpoint)
+    return (roles.index(arm_role(arm, checkpoint.config)) if arm else 0, checkpoint.name)
 
 
 def _tone(checkpoint: Checkpoint, place: int) -> str:
-    if checkpoint.name.startswith("acsm/"):
-        return arm_role(checkpoint.name.removeprefix("acsm/"), checkpoint.config)
-    return str(place + 1)
+    arm = _arm(checkpoint)
+    return arm_role(arm, checkpoint.config) if arm else str(place + 1)
 
 
 def _line(checkpoint: Checkpoint, key: str, place: int) -> Series:
@@ -223,7 +237,7 @@ def _line(checkpoint: Checkpoint, key: str, place: int) -> Series:
     if len(points) > _POINTS:  # means of equal stretches
         chunks = np.array_split(np.array(points, dtype=float), _POINTS)
         points = [tuple(chunk.mean(0)) for chunk in chunks]
-    name = checkpoint.name.removeprefix("acsm/")
+    name = _arm(checkpoint) or checkpoint.name
     x, y = [p[0] for p in points], [p[1] for p in points]
     return Series(name, x, y, _tone(checkpoint, place), markers=len(points) <= 12)
 
