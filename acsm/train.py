@@ -115,7 +115,7 @@ class Config(TrainingDataConfig):
     @property
     def arm_name(self) -> str:
         """The arm under checkpoints/acsm/, its default filled in."""
-        return self.web_name or "labels"
+        return self.training_name or "labels"
 
     @property
     def camera_kind(self) -> Literal["turntable", "quaternion", "angles"]:

@@ -250,16 +250,16 @@ def run(config: Config, workspace: "Workspace") -> dict[str, Any]:
     Raises:
         UserError: labels are missing or do not fit, or a training with other settings is there.
     """
-    name = model_name(config.is_aux, config.web_name)
+    name = model_name(config.is_aux, config.training_name)
     spec = workspace.category
-    label_records, web_records, inputs = training_records(config, workspace)
+    records, web_records, inputs = training_records(config, workspace)
     model, settings, origin = build_model(config, workspace)
     what = "train labels"
     if web_records is not None:
         if config.published:
             raise UserError("--published: expected labels alone; found --use_web_images with it")
-        label_records, what = join_records([label_records, web_records]), "train labels and web animals"
-    samples = _samples(label_records, config, workspace, settings.augmentation, what)
+        records, what = join_records([records, web_records]), "train labels and web animals"
+    samples = _samples(records, config, workspace, settings.augmentation, what)
     val_records, _ = labelled(workspace, "val", spec.skeleton)
     val = _samples(val_records, config, workspace, "none", "val labels")
     device = pick_device(config.device)

@@ -18,7 +18,7 @@ from wildshape.tables import Table, read_table
 if TYPE_CHECKING:
     from wildshape.workspace import Workspace
 
-NEEDED_BY = "training"
+NEEDED_BY = "this command"
 # Names by which the released scripts chose among labelled sets; all of ours are in one table.
 PUBLISHED_DATASETS = ("pascal", "animal_pose", "yfcc100m", "coco")
 
@@ -43,7 +43,7 @@ class TrainingDataConfig(CommonConfig):
     """Seed of the initialisation, data order and augmentation."""
 
     @property
-    def web_name(self) -> str | None:
+    def training_name(self) -> str | None:
         """What names a training: --arm, else its web animals; None for labels alone.
 
         Raises:
