@@ -10,6 +10,19 @@ from wildshape.workspace import Workspace
 SKELETON = load_category("cow").skeleton
 KEYPOINTS = SKELETON.num_keypoints
 COLOURS = np.random.default_rng(7).integers(60, 256, (KEYPOINTS, 3))
+# Settings of the smallest training.
+SMALL = {
+    "category": "cow",
+    "backbone": "resnet18",
+    "head_channels": 16,
+    "image_size": 64,
+    "batch_size": 4,
+    "steps": 4,
+    "eval_every": 2,
+    "imagenet": False,
+    "precision": "float32",
+    "device": "cpu",
+}
 
 
 def picture(rng, animals=1, width=120, height=90):

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from pose_world import KEYPOINTS, SKELETON, make_world
+from pose_world import KEYPOINTS, SKELETON, SMALL, make_world
 
 import pose.train as train
 from pose import evaluate
@@ -14,19 +14,6 @@ from pose.train import PoseTask
 from wildshape import training, training_data
 from wildshape.errors import UserError
 from wildshape.files import read_json
-
-SMALL = {
-    "category": "cow",
-    "backbone": "resnet18",
-    "head_channels": 16,
-    "image_size": 64,
-    "batch_size": 4,
-    "steps": 4,
-    "eval_every": 2,
-    "imagenet": False,
-    "precision": "float32",
-    "device": "cpu",
-}
 
 
 def config(**changes):

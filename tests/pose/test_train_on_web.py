@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from pose_world import KEYPOINTS, SKELETON, make_world
+from pose_world import KEYPOINTS, SKELETON, SMALL, make_world
 from torch import nn
 
 import pose.train as train
@@ -14,23 +14,12 @@ from wildshape.errors import UserError
 from wildshape.files import read_json
 from wildshape.tables import Table, write_table
 
-SMALL = {
-    "category": "cow",
-    "backbone": "resnet18",
-    "head_channels": 16,
-    "image_size": 64,
-    "batch_size": 4,
-    "steps": 2,
-    "eval_every": 1,
-    "imagenet": False,
-    "precision": "float32",
-    "device": "cpu",
-}
+SHORT = SMALL | {"steps": 2, "eval_every": 1}
 WEB = {"use_web_images": True, "backbone": None, "head_channels": None}
 
 
 def config(**changes):
-    return train.Config(**SMALL | changes)
+    return train.Config(**SHORT | changes)
 
 
 @pytest.fixture(scope="module")
