@@ -85,7 +85,7 @@ def shape_picture(workspace: Workspace, arm: str, count: int) -> np.ndarray:
         vertices[:, 2] *= affine.scale
         columns[1].append(overlay(tile, vertices, predictor.template))
         columns[2].append(novel_view(shapes.vertices[0], predictor.template, 90.0, TILE))
-        captions.append(f"{100 * share[index]:.0f} of 100")
+        captions.append(f"AUC {100 * share[index]:.0f}")
     blanks = [""] * count
     return contact_sheet(
         [tile for column in columns for tile in column],
