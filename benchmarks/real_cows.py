@@ -31,6 +31,7 @@ from wildshape.workspace import Workspace
 
 OTHERS = ("horse", "sheep", "dog")
 FRACTIONS = (0.6, 0.1, 0.3)
+ENCODER_STEPS = 500
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ def run_split(options: Options, split: int, name: str, starts: dict[str, Path]) 
         score_threshold=0.5,
         size="cpu",
         selection_num=options.web_num,
+        encoder_steps=ENCODER_STEPS,
         labels_from=",".join(OTHERS),
         seed=split,
         **starts,
