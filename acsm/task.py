@@ -118,7 +118,7 @@ class FrozenShapeTask(ShapeTask):
     """The 3D model behind an encoder that stays as it is.
 
     The encoder's feature maps of ``config.frozen_crops`` varied crops of each animal are computed once;
-    a step then costs a few per cent of a full one. With few labels, features that another task has
+    a step then costs about a tenth of a full one. With few labels, features that another task has
     learnt are often better left alone.
 
     Raises:

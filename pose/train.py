@@ -84,6 +84,8 @@ class Config(TrainingDataConfig):
         """Refuse values that cannot work, naming the flag."""
         if self.image_size < 64 or self.image_size % 32:
             raise UserError(f"--image_size: expected a multiple of 32 from 64; found {self.image_size}")
+        if self.published and self.use_web_images:
+            raise UserError("--published: expected labels alone; found --use_web_images with it")
 
 
 @dataclass(frozen=True)
@@ -256,8 +258,6 @@ def run(config: Config, workspace: "Workspace") -> dict[str, Any]:
     model, settings, origin = build_model(config, workspace)
     what = "train labels"
     if web_records is not None:
-        if config.published:
-            raise UserError("--published: expected labels alone; found --use_web_images with it")
         records, what = join_records([records, web_records]), "train labels and web animals"
     samples = _samples(records, config, workspace, settings.augmentation, what)
     val_records, _ = labelled(workspace, "val", spec.skeleton)

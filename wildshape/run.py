@@ -219,15 +219,7 @@ class Pipeline:
     def pose(self) -> None:
         """Train both pose networks, measure the first, and label every detected animal."""
         sizes, config = self.sizes, self.config
-        shared = {
-            "head_channels": sizes.head_channels,
-            "image_size": sizes.pose_image_size,
-            "steps": sizes.pose_steps,
-            "batch_size": sizes.pose_batch_size,
-            "eval_every": max(1, sizes.pose_steps // 4),
-            "labels_from": config.labels_from,
-            "seed": config.seed,
-        }
+        shared = {"head_channels": sizes.head_channels, **self._pose_training(sizes.pose_steps)}
         for is_aux, backbone, init in (
             (False, sizes.backbone, config.pose_init),
             (True, sizes.aux_backbone, config.aux_init),
@@ -242,6 +234,17 @@ class Pipeline:
             self.call(f"label with {which}", "pose.generate_pl", is_aux=is_aux, flip_average=True)
         self.call("label under transforms", "pose.generate_pl_mt", flip_average=True)
 
+    def _pose_training(self, steps: int) -> dict[str, Any]:
+        """What all trainings of the 2D networks share."""
+        return {
+            "image_size": self.sizes.pose_image_size,
+            "steps": steps,
+            "batch_size": self.sizes.pose_batch_size,
+            "eval_every": max(1, steps // 4),
+            "labels_from": self.config.labels_from,
+            "seed": self.config.seed,
+        }
+
     def train_encoder(self, arm: str, **web: Any) -> Path | None:
         """Where an arm's 3D model starts: the pose network, after learning from the arm's animals too."""
         sizes, config = self.sizes, self.config
@@ -255,13 +258,8 @@ class Pipeline:
             "pose.train",
             arm=arm,
             init=start,
-            image_size=sizes.pose_image_size,
-            steps=sizes.encoder_steps,
-            batch_size=sizes.pose_batch_size,
             lr=ENCODER_LR,
-            eval_every=max(1, sizes.encoder_steps // 4),
-            labels_from=config.labels_from,
-            seed=config.seed,
+            **self._pose_training(sizes.encoder_steps),
             **web,
         )
         return self.workspace.checkpoint_dir(f"pose_{arm}") / "best.pt"
