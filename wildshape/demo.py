@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from wildshape import run as whole
 from wildshape.cli import script_main
+from wildshape.files import write_json
 from wildshape.workspace import Workspace
 
 
@@ -48,7 +50,11 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         "overwrite": config.overwrite,
         "debug": config.debug,
     }
+    began = time.monotonic()
     diorama.run(diorama.Config(**common, seed=config.seed, **counts), workspace)
+    timings = workspace.metrics_path("timings")
+    if not timings.exists():
+        write_json(timings, {"make world": round(time.monotonic() - began, 2)})
     settings = whole.Config(
         **common,
         labels="diorama",
