@@ -1,7 +1,7 @@
-"""Read photo metadata: YFCC100M-style tab-separated files and plain lists of addresses.
+"""Read photo metadata line by line: YFCC100M-style tab-separated files and plain lists of addresses.
 
-`scan(path, query, counts)` is the seam: it yields the photos of one file that a query selects. A
-faster scan has to yield the same photos and the same counts.
+`scan(path, query, counts)` yields the photos of one file that a query selects. It is the readable twin
+of `prepare_data.metadata_duckdb`, which has to yield the same photos and the same counts.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 import bz2
 import csv
 import gzip
-import html
 import json
-import re
-from collections.abc import Iterable, Iterator
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import unquote_plus, urlsplit
+from urllib.parse import urlsplit
 
-from wildshape.category import CategorySpec
+from prepare_data.query import Query, decode
 from wildshape.errors import UserError
 
 # Thomee et al., "YFCC100M: The New Data in Multimedia Research" (2016), and its README. The later
@@ -37,9 +37,7 @@ _ID_KEYS = ("photo_id", "photoid", "item_id", "id")
 _LICENSE_KEYS = ("license", "license_name", "licensename", "item_license")
 _AUTHOR_KEYS = ("author", "user_nickname", "unickname", "owner")
 _PAGE_KEYS = ("page_url", "pageurl", "item_page_url", "page")
-_MALFORMED_KEPT = 5
-
-_TAG = re.compile(r"<[^<>]*>")
+MALFORMED_KEPT = 5
 
 
 @dataclass(frozen=True)
@@ -52,104 +50,55 @@ class Photo:
     license: str | None = None
     author: str | None = None
     page_url: str | None = None
+    taken: str | None = None
+    latitude: float = math.nan
+    longitude: float = math.nan
 
 
 @dataclass
 class ScanCounts:
-    """What happened to the lines of the files that were read."""
+    """What happened to the lines of the files that were read.
+
+    With `explain`, also what each word brought: photos in which it stands, photos in which no other
+    word stands, and by excluding word those that it ruled out, alone or with others.
+    """
 
     lines: int = 0
     malformed: int = 0
     videos: int = 0
     no_word: int = 0
     excluded: int = 0
+    license: int = 0
     repeated: int = 0
     selected: int = 0
     malformed_lines: list[str] = field(default_factory=list)
+    explain: bool = False
+    by_word: Counter[str] = field(default_factory=Counter)
+    only_word: Counter[str] = field(default_factory=Counter)
+    by_exclude: Counter[str] = field(default_factory=Counter)
+    only_exclude: Counter[str] = field(default_factory=Counter)
 
     def add_malformed(self, where: str, reason: str) -> None:
         """Count a line that cannot be read; the first few are kept to be shown."""
         self.malformed += 1
-        if len(self.malformed_lines) < _MALFORMED_KEPT:
+        if len(self.malformed_lines) < MALFORMED_KEPT:
             self.malformed_lines.append(f"{where}: {reason}")
+
+    def add_words(self, words: list[str], excluding: list[str]) -> None:
+        """Note which words a photo that has some of them shows."""
+        kinds = (self.by_exclude, self.only_exclude) if excluding else (self.by_word, self.only_word)
+        found = excluding or words
+        kinds[0].update(found)
+        if len(found) == 1:
+            kinds[1].update(found)
 
     def as_dict(self) -> dict[str, Any]:
         """For the metrics file."""
-        return dict(vars(self))
-
-
-def plural(word: str) -> str:
-    """English plural of the last word: pony, ponies; calf, calves; ox, oxen; cow, cows."""
-    if word.endswith(("ox",)) and len(word) == 2:
-        return word + "en"
-    if word.endswith("y") and word[-2:-1] not in "aeiou":
-        return word[:-1] + "ies"
-    if word.endswith("lf"):
-        return word[:-1] + "ves"
-    if word.endswith(("s", "x", "z", "ch", "sh")):
-        return word + "es"
-    return word + "s"
-
-
-def _pattern(words: Iterable[str]) -> re.Pattern[str] | None:
-    forms = {form.strip().casefold() for word in words for form in (word, plural(word))}
-    if not forms:
-        return None
-    # the blank of a phrase also stands for "-" and "_", but not for the line end between fields
-    branches = [
-        r"[ \t_\-]+".join(re.escape(part) for part in form.split())
-        for form in sorted(forms, key=len, reverse=True)
-    ]
-    return re.compile(rf"(?<![^\W_])(?:{'|'.join(branches)})(?![^\W_])")
-
-
-class Query:
-    """A category's words: whole words or phrases, singular or plural, whatever their case.
-
-    A photo is selected if any of `words` stands in its title, description or user tags, and none
-    of `exclude` does.
-    """
-
-    def __init__(self, words: Iterable[str], exclude: Iterable[str] = ()) -> None:
-        self.words, self.exclude = tuple(words), tuple(exclude)
-        if not self.words:
-            raise UserError("expected a word to search for; add synonyms: to the category")
-        self._words, self._exclude = _pattern(self.words), _pattern(self.exclude)
-        forms = [form.split()[0] for word in self.words for form in (word, plural(word))]
-        # a cheap test on the encoded line; words that URL-encoding changes cannot be tested so
-        plain = all(form.isascii() and form.isalnum() for form in forms)
-        self._stems = {form.casefold().encode() for form in forms} if plain else None
-
-    @classmethod
-    def of(cls, category: CategorySpec) -> Query:
-        """The query of a category."""
-        return cls(category.synonyms, category.exclude)
-
-    def may_match(self, line: bytes) -> bool:
-        """False only if no word can stand in the encoded `line`."""
-        if self._stems is None:
-            return True
-        lower = line.lower()
-        return any(stem in lower for stem in self._stems)
-
-    def verdict(self, text: str) -> str:
-        """`selected`, `no_word` or `excluded` for a decoded text, fields separated by line ends."""
-        folded = text.casefold()
-        if self._words is None or not self._words.search(folded):
-            return "no_word"
-        if self._exclude is not None and self._exclude.search(folded):
-            return "excluded"
-        return "selected"
-
-
-def _decode(field_: str) -> str:
-    """A metadata field as a person wrote it: URL-decoded, without HTML, on one line."""
-    return " ".join(_TAG.sub(" ", html.unescape(unquote_plus(field_))).split())
-
-
-def _text(row: dict[str, str]) -> str:
-    tags = "\n".join(_decode(tag) for tag in row["user_tags"].split(","))
-    return f"{_decode(row['title'])}\n{_decode(row['description'])}\n{tags}"
+        facts = {name: value for name, value in vars(self).items() if name != "explain"}
+        words = ("by_word", "only_word", "by_exclude", "only_exclude")
+        for name in words:
+            facts[name] = dict(facts[name])
+        return facts if self.explain else {k: v for k, v in facts.items() if k not in words}
 
 
 def _is_address(url: str) -> bool:
@@ -160,7 +109,8 @@ def _is_address(url: str) -> bool:
         return False
 
 
-def _open(path: Path) -> IO[bytes]:
+def open_plain(path: Path) -> IO[bytes]:
+    """Open a file for reading bytes, unpacked if it is gzip or bzip2."""
     with open(path, "rb") as handle:
         magic = handle.read(3)
     if magic[:2] == b"\x1f\x8b":
@@ -168,10 +118,10 @@ def _open(path: Path) -> IO[bytes]:
     return bz2.open(path, "rb") if magic == b"BZh" else open(path, "rb")
 
 
-def _sniff(path: Path) -> str:
+def sniff(path: Path) -> str:
     """`tsv`, `jsonl`, `csv` or `txt`, by the first lines that have something in them."""
     votes: list[str] = []
-    with _open(path) as handle:
+    with open_plain(path) as handle:
         for line in handle:
             line = line.strip(b"\xef\xbb\xbf \r\n")
             if not line:
@@ -212,7 +162,7 @@ def scan(path: Path, query: Query, counts: ScanCounts) -> Iterator[Photo]:
         raise UserError(f"expected a metadata file at {path}; found none")
     reader = {"tsv": _scan_tsv, "jsonl": _scan_jsonl, "csv": _scan_csv, "txt": _scan_txt}
     try:
-        yield from reader[_sniff(path)](path, query, counts)
+        yield from reader[sniff(path)](path, query, counts)
     except (EOFError, gzip.BadGzipFile, OSError) as error:
         raise UserError(
             f"{path}: expected a readable file; found {error} after {counts.lines} lines"
@@ -220,20 +170,19 @@ def scan(path: Path, query: Query, counts: ScanCounts) -> Iterator[Photo]:
 
 
 def _scan_tsv(path: Path, query: Query, counts: ScanCounts) -> Iterator[Photo]:
-    with _open(path) as handle:
+    with open_plain(path) as handle:
         for number, line in enumerate(handle, 1):
             if not line.strip():
                 continue
             counts.lines += 1
             where = f"{path.name}:{number}"
-            columns = COLUMNS.get(line.count(b"\t") + 1)
-            if columns is None:
-                found = line.count(b"\t") + 1
-                counts.add_malformed(where, f"expected 23 or 25 columns, found {found}")
+            tabs = line.count(b"\t")
+            if tabs + 1 not in COLUMNS:
+                counts.add_malformed(where, wrong_columns(tabs + 1))
                 continue
             marker = line.rstrip(b"\r\n").rpartition(b"\t")[2]
             if marker not in (b"0", b"1"):
-                counts.add_malformed(where, f"expected a marker of 0 or 1, found {marker[:20]!r}")
+                counts.add_malformed(where, wrong_marker(marker[:20]))
                 continue
             if marker == b"1":
                 counts.videos += 1
@@ -241,23 +190,60 @@ def _scan_tsv(path: Path, query: Query, counts: ScanCounts) -> Iterator[Photo]:
             if not query.may_match(line):
                 counts.no_word += 1
                 continue
-            values = line.decode("utf-8", errors="replace").rstrip("\r\n").split("\t")
-            row = dict(zip(columns, values, strict=True))
-            if not row["photo_id"].strip() or not _is_address(row["download_url"]):
-                counts.add_malformed(where, "expected a photo id and an http address")
-                continue
-            verdict = query.verdict(_text(row))
-            if verdict != "selected":
-                setattr(counts, verdict, getattr(counts, verdict) + 1)
-                continue
-            yield Photo(
-                source="yfcc100m",
-                source_id=row["photo_id"],
-                url=row["download_url"],
-                license=row["license_name"] or None,
-                author=_decode(row["user_nickname"]) or row["user_nsid"] or None,
-                page_url=row["page_url"] or None,
-            )
+            photo = photo_of_line(line, where, query, counts)
+            if photo is not None:
+                yield photo
+
+
+def wrong_columns(found: int) -> str:
+    """Why a line of so many columns cannot be read."""
+    return f"expected 23 or 25 columns, found {found}"
+
+
+def wrong_marker(found: bytes) -> str:
+    """Why a line that ends so cannot be read."""
+    return f"expected a marker of 0 or 1, found {found!r}"
+
+
+def photo_of_line(line: bytes, where: str, query: Query, counts: ScanCounts) -> Photo | None:
+    """The photo of a whole line of tab-separated metadata, if the query selects it; else it is counted."""
+    values = line.decode("utf-8", errors="replace").rstrip("\r\n").split("\t")
+    return photo_of_row(dict(zip(COLUMNS[len(values)], values)), where, query, counts)
+
+
+def photo_of_row(row: Mapping[str, str], where: str, query: Query, counts: ScanCounts) -> Photo | None:
+    """The photo of a row of metadata, if the query selects it; else it is counted."""
+    if not row["photo_id"].strip() or not _is_address(row["download_url"]):
+        counts.add_malformed(where, "expected a photo id and an http address")
+        return None
+    text = query.text(row)
+    verdict = query.verdict(text)
+    if verdict == "selected" and not query.allows(row["license_name"], row["license_url"]):
+        verdict = "license"
+    if counts.explain and verdict in ("selected", "excluded"):
+        counts.add_words(*query.standing(text))
+    if verdict != "selected":
+        setattr(counts, verdict, getattr(counts, verdict) + 1)
+        return None
+    return Photo(
+        source="yfcc100m",
+        source_id=row["photo_id"],
+        url=row["download_url"],
+        license=row["license_name"] or None,
+        author=decode(row["user_nickname"]) or row["user_nsid"] or None,
+        page_url=row["page_url"] or None,
+        taken=row["date_taken"] or None,
+        latitude=_degrees(row["latitude"], 90),
+        longitude=_degrees(row["longitude"], 180),
+    )
+
+
+def _degrees(text: str, limit: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        return math.nan
+    return value if abs(value) <= limit else math.nan
 
 
 def _first(record: dict[str, Any], keys: tuple[str, ...]) -> str | None:
@@ -280,7 +266,7 @@ def _from_record(record: dict[str, Any]) -> Photo | None:
 
 
 def _scan_txt(path: Path, query: Query, counts: ScanCounts) -> Iterator[Photo]:
-    with _open(path) as handle:
+    with open_plain(path) as handle:
         for number, raw in enumerate(handle, 1):
             line = raw.decode("utf-8-sig", errors="replace").strip()
             if not line or line.startswith("#"):
@@ -294,7 +280,7 @@ def _scan_txt(path: Path, query: Query, counts: ScanCounts) -> Iterator[Photo]:
 
 
 def _scan_jsonl(path: Path, query: Query, counts: ScanCounts) -> Iterator[Photo]:
-    with _open(path) as handle:
+    with open_plain(path) as handle:
         for number, raw in enumerate(handle, 1):
             if not raw.strip():
                 continue
@@ -315,7 +301,7 @@ def _scan_jsonl(path: Path, query: Query, counts: ScanCounts) -> Iterator[Photo]
 
 
 def _scan_csv(path: Path, query: Query, counts: ScanCounts) -> Iterator[Photo]:
-    with _open(path) as handle:
+    with open_plain(path) as handle:
         text = (line.decode("utf-8-sig", errors="replace") for line in handle)
         rows = csv.DictReader(text)
         names = {str(name).strip().lower() for name in rows.fieldnames or ()}

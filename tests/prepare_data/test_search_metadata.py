@@ -7,25 +7,13 @@ import gzip
 import json
 
 import pytest
+from metadata_lines import line
 
-from prepare_data.metadata import Query, ScanCounts, plural, scan
+from prepare_data.metadata import ScanCounts, scan
+from prepare_data.query import LICENSES, Query, license_code, plural
 from prepare_data.search_metadata import Config, main, run
 from wildshape.errors import UserError
 from wildshape.tables import make_record_id
-
-
-def line(photo_id: int, title="", description="", tags="", marker=0, columns=25, url=None) -> str:
-    url = url or f"http://farm1.staticflickr.com/1/{photo_id}_ab.jpg"
-    fields = [
-        str(photo_id), "1@N00", "Jo%C3%A3o+P", "2008-01-01 00:00:00.0", "1199145600", "Canon", title,
-        description, tags, "", "", "", "", f"http://www.flickr.com/photos/1@N00/{photo_id}/", url,
-        "Attribution License", "http://creativecommons.org/licenses/by/2.0/", "1", "1", "ab", "ab", "jpg",
-        str(marker),
-    ]  # fmt: skip
-    if columns == 25:
-        fields[:1] = ["7", str(photo_id), "0f0f"]
-    assert len(fields) == columns
-    return "\t".join(fields)
 
 
 @pytest.mark.parametrize(
@@ -54,6 +42,50 @@ def test_plural(word, expected):
 )
 def test_verdict(text, verdict):
     assert Query(["cow"], ["sea cow"]).verdict(text) == verdict
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "code"),
+    [
+        ("Attribution License", None, "by"),
+        ("Attribution-NonCommercial-ShareAlike License", None, "by-nc-sa"),
+        ("Attribution-NonCommercial-NoDerivs License", None, "by-nc-nd"),
+        ("Attribution-ShareAlike License", "", "by-sa"),
+        ("CC BY-NC 4.0", None, "by-nc"),
+        ("CC0 1.0", None, "cc0"),
+        (None, "https://creativecommons.org/licenses/by-nd/2.0/", "by-nd"),
+        ("", "http://creativecommons.org/publicdomain/zero/1.0/", "cc0"),
+        ("Public Domain Mark", "https://creativecommons.org/publicdomain/mark/1.0/", "pdm"),
+        ("All Rights Reserved", None, None),
+        (None, None, None),
+    ],
+)
+def test_license_code(name, url, code):
+    assert license_code(name, url) == code
+    assert code is None or code in LICENSES
+
+
+def test_a_licence_that_does_not_exist():
+    with pytest.raises(UserError, match="--licenses: expected some of by, .*; found nc"):
+        Query(["cow"], licenses=["by", "nc"])
+
+
+def test_standing_names_the_words():
+    query = Query(["cow", "calf"], ["sea cow", "toy"])
+    assert query.standing("Cows\nand calves") == (["cow", "calf"], [])
+    assert query.standing("a sea cow\ntoys") == (["cow"], ["sea cow", "toy"])
+
+
+@pytest.mark.parametrize(
+    "text", ["cow", "a+cow", "%2Ccow", "cow%21", "_cow_", "x,cow,y", "COWS", "%3Eox%3C"]
+)
+def test_prefilter_passes_what_may_match(text):
+    assert Query(["cow", "ox"]).may_match(text.encode())
+
+
+@pytest.mark.parametrize("text", ["Moscow", "box", "scows", "cowboy", "c+o+w", ""])
+def test_prefilter_stops_what_cannot_match(text):
+    assert not Query(["cow", "ox"]).may_match(text.encode())
 
 
 def test_accented_words_match_encoded_fields(tmp_path):
@@ -135,6 +167,67 @@ def test_run_writes_candidates(workspace, capsys):
     with pytest.raises(UserError, match="--overwrite"):
         run(Config(category="cow"), workspace)
     assert run(Config(category="cow", overwrite=True), workspace)["selected"] == 1
+
+
+def write_metadata(workspace, *lines):
+    workspace.metadata_dir.mkdir(parents=True, exist_ok=True)
+    (workspace.metadata_dir / "yfcc.tsv").write_text("\n".join(lines))
+
+
+def test_a_sample_is_drawn_evenly_and_again_the_same(workspace):
+    write_metadata(workspace, *(line(number, title="cow") for number in range(200)))
+    metrics = run(Config(category="cow", sample=50), workspace)
+    first = workspace.load("candidates")["source_id"].tolist()
+    assert (metrics["selected"], metrics["kept"], len(set(first))) == (200, 50, 50)
+    assert sorted(first, key=int) == first, "in the file's order"
+    assert 60 < sum(map(int, first)) / 50 < 140
+    run(Config(category="cow", sample=50, overwrite=True), workspace)
+    assert workspace.load("candidates")["source_id"].tolist() == first
+    run(Config(category="cow", sample=50, seed=1, overwrite=True), workspace)
+    assert workspace.load("candidates")["source_id"].tolist() != first
+
+
+def test_limit_takes_the_first(workspace):
+    write_metadata(workspace, *(line(number, title="cow") for number in range(9)))
+    run(Config(category="cow", limit=4), workspace)
+    assert workspace.load("candidates")["source_id"].tolist() == ["0", "1", "2", "3"]
+    with pytest.raises(UserError, match="give it or --limit, not both"):
+        Config(category="cow", limit=4, sample=2)
+
+
+def test_explain_shows_what_each_word_brought(workspace, capsys):
+    write_metadata(
+        workspace,
+        line(1, title="cow"),
+        line(2, title="cow+and+calf"),
+        line(3, title="calf"),
+        line(4, title="a+toy+cow+statue"),
+        line(5, title="toy+bull"),
+    )
+    metrics = run(Config(category="cow", explain=True), workspace)
+    assert metrics["by_word"] == {"cow": 2, "calf": 2}
+    assert metrics["only_word"] == {"cow": 1, "calf": 1}
+    assert metrics["by_exclude"] == {"toy": 2, "statue": 1}
+    assert metrics["only_exclude"] == {"toy": 1}
+    rows = [text.split() for text in capsys.readouterr().out.splitlines()]
+    assert ["cow", "2", "1"] in rows and ["toy", "2", "1"] in rows and ["heifer", "0", "0"] in rows
+
+
+def test_licences_and_machine_tags_are_asked_for(workspace):
+    write_metadata(
+        workspace,
+        line(1, title="cow"),
+        line(2, title="cow", license=1),
+        line(3, title="cow", license=2),
+        line(4, machine_tags="animal:kind=cow"),
+    )
+    metrics = run(Config(category="cow", licenses=("by",), machine_tags=True), workspace)
+    assert workspace.load("candidates")["source_id"].tolist() == ["1", "4"]
+    assert metrics["license"] == 2
+    table = workspace.load("candidates")
+    assert table["latitude"].tolist() == [52.25] * 2 and table["taken"][0].startswith("2008")
+    run(Config(category="cow", overwrite=True), workspace)
+    assert len(workspace.load("candidates")) == 3
 
 
 def test_what_the_user_can_mend(workspace, tmp_path, capsys):

@@ -22,7 +22,8 @@ from prepare_data.diorama.lookup import Lookup
 from prepare_data.diorama.server import DioramaServer, serve, serving
 from prepare_data.diorama.truth import match_truth, save_truth_keypoints
 from prepare_data.diorama.world import build_world, world_dir
-from prepare_data.metadata import Query, ScanCounts, scan
+from prepare_data.metadata import ScanCounts, scan
+from prepare_data.query import Query
 from wildshape.crops import read_image
 from wildshape.errors import UserError
 from wildshape.files import read_json
