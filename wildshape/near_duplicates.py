@@ -17,6 +17,7 @@ candidates only, to be decided by `wildshape.same_photo`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import cv2
@@ -31,6 +32,7 @@ _DCT_SIDE = 32
 _MAX_BAR = 0.14
 _CROP_SIDES = (0.9, 0.8)
 _BLOCK = 4096
+_INDEX_FROM = 8000
 
 
 def phash(image: np.ndarray) -> str:
@@ -173,8 +175,67 @@ def close_pairs(
         limit: Takes the largest radius, up to `max_distance`, that leaves at most so many pairs.
 
     Returns:
-        The pairs, in a fixed order. The radius is -1 if even equal hashes are too many.
+        The pairs, sorted. The radius is -1 if even equal hashes are too many.
     """
+    a, known_a = _packed(first)
+    b, known_b = _packed(second)
+    # Below some thousands of hashes comparing all pairs is faster than an index.
+    indexed = len(a) * len(b) > _INDEX_FROM**2
+    if not indexed:
+        return close_pairs_reference(first, second, max_distance, ordered=ordered, limit=limit)
+    from wildshape import hash_index  # numba takes a second to import
+
+    # Both parts of a pair keep their order among those that are known.
+    rows, columns = np.flatnonzero(known_a), np.flatnonzero(known_b)
+    a, b = a[known_a], b[known_b]
+    if ordered and not np.array_equal(rows, columns):
+        raise ValueError("expected lists with the same hashes missing, or ordered=False")
+    if limit is not None:
+        max_distance = _radius(a, b, max_distance, ordered, limit)
+    if max_distance < 0:
+        return Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), max_distance)
+    i, j, _ = hash_index.find_pairs(a, b, max_distance, ordered)
+    return Pairs(rows[i], columns[j], max_distance)
+
+
+def _radius(a: np.ndarray, b: np.ndarray, max_distance: int, ordered: bool, limit: int) -> int:
+    """The largest radius up to `max_distance` that leaves at most `limit` pairs; -1 if none does."""
+    from wildshape import hash_index
+
+    for reach in range(3, HASH_BITS, 4):  # the radii up to which the index's parts stay as wide
+        reach = min(reach, max_distance)
+        total = np.cumsum(hash_index.count_pairs(a, b, reach, ordered))
+        if total[-1] > limit or reach == max_distance:
+            return int((total <= limit).sum()) - 1
+    return max_distance
+
+
+def _packed(hashes: Sequence[str | None]) -> tuple[np.ndarray, np.ndarray]:
+    """Hashes as numbers uint64 [N], and which are not missing [N]."""
+    known = np.array([value is not None for value in hashes], dtype=bool)
+    numbers = np.zeros(len(hashes), dtype=np.uint64)
+    for row, value in enumerate(hashes):
+        if value is not None:
+            numbers[row] = _number(value)
+    return numbers, known
+
+
+def _number(value: str) -> int:
+    if len(value) * 4 == HASH_BITS:
+        with suppress(ValueError):
+            return int(value, 16)
+    raise ValueError(f"expected a hash of {HASH_BITS // 4} hexadecimal digits; found {value!r}")
+
+
+def close_pairs_reference(
+    first: Sequence[str | None],
+    second: Sequence[str | None],
+    max_distance: int,
+    *,
+    ordered: bool = False,
+    limit: int | None = None,
+) -> Pairs:
+    """`close_pairs` by comparing all pairs, block by block."""
     a, b = _signs(first), _signs(second)
     if limit is not None:
         counts = np.zeros(max_distance + 1, dtype=np.int64)
@@ -185,7 +246,8 @@ def close_pairs(
     rows, columns = (
         np.concatenate([np.zeros(0, np.int64), *(block[part] for block in found)]) for part in (0, 1)
     )
-    return Pairs(rows, columns, max_distance)
+    order = np.lexsort((columns, rows))
+    return Pairs(rows[order], columns[order], max_distance)
 
 
 def clusters(
@@ -193,9 +255,8 @@ def clusters(
 ) -> np.ndarray:
     """Cluster ids int64 [N]: linked by a chain of hashes at most `max_distance` bits apart.
 
-    Exact (every pair is compared, block by block): 30,000 different hashes take about two
-    seconds, 100,000 about twenty. Ids count from 0 in order of first appearance. A missing hash
-    (None) is a cluster of its own, unless a link joins it to another.
+    Exact (`python -m benchmarks near_duplicates` times it). Ids count from 0 in order of first
+    appearance. A missing hash (None) is a cluster of its own, unless a link joins it to another.
 
     Args:
         hashes: Hashes, or None.
@@ -248,14 +309,7 @@ def _signs(hashes: Sequence[str | None]) -> np.ndarray:
     """Hashes as rows of -1 and 1, float32 [N, 64]; a missing hash is a row of zeros."""
     signs = np.zeros((len(hashes), HASH_BITS), dtype=np.float32)
     for row, value in enumerate(hashes):
-        if value is None:
-            continue
-        try:
-            raw = bytes.fromhex(value)
-        except ValueError:
-            raw = b""
-        if len(raw) * 8 != HASH_BITS:
-            digits = HASH_BITS // 4
-            raise ValueError(f"expected a hash of {digits} hexadecimal digits; found {value!r}")
-        signs[row] = np.unpackbits(np.frombuffer(raw, dtype=np.uint8)) * 2.0 - 1.0
+        if value is not None:
+            raw = _number(value).to_bytes(HASH_BITS // 8)
+            signs[row] = np.unpackbits(np.frombuffer(raw, dtype=np.uint8)) * 2.0 - 1.0
     return signs

@@ -5,7 +5,16 @@ import cv2
 import numpy as np
 import pytest
 
-from wildshape.near_duplicates import clusters, hamming, nearest, phash, trim_caption_bars
+from wildshape import hash_index, near_duplicates
+from wildshape.near_duplicates import (
+    close_pairs,
+    close_pairs_reference,
+    clusters,
+    hamming,
+    nearest,
+    phash,
+    trim_caption_bars,
+)
 from wildshape.splits import assign_splits
 
 
@@ -67,6 +76,50 @@ def test_clusters_link_by_chains_and_keep_missing_apart():
     assert clusters(chain, 2).tolist() == [0, 1, 2, 3]
     assert clusters([], 3).tolist() == []
     assert clusters([None], 3).tolist() == [0]
+
+
+def crowded(seed: int, count: int) -> list[str | None]:
+    """Random hashes, copies a few bits off, equal ones, and missing ones."""
+    rng = np.random.default_rng(seed)
+    numbers = [int(value) for value in rng.integers(0, 2**63, count, dtype=np.uint64)]
+    for place in range(count // 2, count):
+        flips = rng.choice(64, rng.integers(0, 22), replace=False)
+        numbers[place] = numbers[int(rng.integers(0, count // 2))] ^ sum(1 << int(bit) for bit in flips)
+    missing = set(rng.choice(count, count // 20, replace=False).tolist())
+    return [None if place in missing else f"{number:016x}" for place, number in enumerate(numbers)]
+
+
+@pytest.mark.parametrize("radius", [0, 1, 2, 3, 4, 7, 8, 11, 13, 18, 20])
+@pytest.mark.parametrize("ordered", [True, False])
+def test_the_index_finds_what_comparing_all_finds(monkeypatch, radius, ordered):
+    first = crowded(radius, 600)
+    second = first if ordered else [*crowded(100, 200), *first[:150], None]
+    expected = close_pairs_reference(first, second, radius, ordered=ordered)
+    monkeypatch.setattr(near_duplicates, "_INDEX_FROM", 0)
+    found = close_pairs(first, second, radius, ordered=ordered)
+    np.testing.assert_array_equal(found.first, expected.first)
+    np.testing.assert_array_equal(found.second, expected.second)
+    assert len(found) > 0
+
+
+@pytest.mark.parametrize("limit", [0, 5, 60, 200, 10**6])
+def test_the_index_keeps_the_limit(monkeypatch, limit):
+    hashes = crowded(3, 600)
+    expected = close_pairs_reference(hashes, hashes, 18, ordered=True, limit=limit)
+    monkeypatch.setattr(near_duplicates, "_INDEX_FROM", 0)
+    found = close_pairs(hashes, hashes, 18, ordered=True, limit=limit)
+    assert found.radius == expected.radius and len(found) <= limit
+    np.testing.assert_array_equal(found.first, expected.first)
+    np.testing.assert_array_equal(found.second, expected.second)
+
+
+def test_every_pair_within_the_distance_shares_a_part():
+    """Parts' radii r + 1 sum to R + 1: were all parts farther apart, the pair would be too."""
+    for distance in range(40):
+        radii = hash_index.part_radii(distance)
+        assert sum(radius + 1 for radius in radii) == distance + 1
+        assert max(radii) - min(radii) <= 1
+    assert [len(hash_index.masks(radius)) for radius in (0, 1, 2)] == [1, 17, 137]
 
 
 def test_clusters_equal_brute_force():
