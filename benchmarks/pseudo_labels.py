@@ -24,6 +24,7 @@ from acsm.template import template_for
 from benchmarks.machine import save
 from wildshape.cli import say
 from wildshape.files import read_json
+from wildshape.metrics import paired_change
 from wildshape.report.quality import selection_quality
 from wildshape.run import CRITERIA, Config, Pipeline, truth_keypoints
 from wildshape.training_data import labelled
@@ -71,6 +72,7 @@ def run_seed(options: argparse.Namespace, seed: int) -> dict[str, Any]:
             "auc": metrics["auc"],
             "camera_error": metrics["camera_error_deg"],
             "encoder_pck": pose_pck(pipeline, f"measure encoder {arm}", flip_average=True, **encoder),
+            "by_instance": of_world(metrics["by_instance"], seed),
         }
     for name in SELECTIONS:
         kept = candidates if name == "all" else count
@@ -82,6 +84,11 @@ def run_seed(options: argparse.Namespace, seed: int) -> dict[str, Any]:
     figures["fitted_cameras"] = fitted_cameras(workspace)
     figures["seconds"] = dict(pipeline.timings)
     return figures
+
+
+def of_world(animals: dict[str, list[Any]], seed: int) -> dict[str, list[Any]]:
+    """An arm's animals, told from those of the other seeds' worlds."""
+    return {**animals, "instance_id": [f"{seed}/{name}" for name in animals["instance_id"]]}
 
 
 def pose_pck(pipeline: Pipeline, title: str, **settings: Any) -> float:
@@ -105,7 +112,7 @@ def fitted_cameras(workspace: Workspace) -> dict[str, float]:
 
 
 def summarise(seeds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and standard deviation over seeds, and what the claim comes to."""
+    """Mean and deviation over seeds; each claim with its interval over the animals of all seeds."""
 
     def spread(values: list[float]) -> dict[str, Any]:
         deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
@@ -115,18 +122,32 @@ def summarise(seeds: list[dict[str, Any]]) -> dict[str, Any]:
         arm: {key: spread([seed["arms"][arm][key] for seed in seeds]) for key in FIGURES} for arm in ARMS
     }
     pck = {name: spread([seed["pck"][name] for seed in seeds]) for name in SELECTIONS}
+
+    def change(arm: str, other: str, what: str) -> dict[str, Any]:
+        of = {name: [seed["arms"][name]["by_instance"] for seed in seeds] for name in (arm, other)}
+        return paired_change(of[arm], of[other], what)
+
     claims = {
         name: {
-            "auc_over_labels": arms[name]["auc"]["mean"] - arms["labels"]["auc"]["mean"],
-            "camera_error_under_labels": (
-                arms["labels"]["camera_error"]["mean"] - arms[name]["camera_error"]["mean"]
-            ),
-            "pck_over_random": pck[name]["mean"] - pck["random"]["mean"],
+            "auc_over_labels": change(name, "labels", "auc"),
+            "camera_error_over_labels": change(name, "labels", "camera"),
+            "auc_over_ceiling": change(name, "ceiling", "auc"),
+            "camera_error_over_ceiling": change(name, "ceiling", "camera"),
+            "pck_over_random": [seed["pck"][name] - seed["pck"]["random"] for seed in seeds],
         }
         for name in CRITERIA
     }
-    headroom = arms["ceiling"]["auc"]["mean"] - arms["labels"]["auc"]["mean"]
-    return {"arms": arms, "pck": pck, "claims": claims, "auc_of_true_labels_over_labels": headroom}
+    headroom = {what: change("ceiling", "labels", what) for what in ("auc", "camera")}
+    return {"arms": arms, "pck": pck, "claims": claims, "ceiling_over_labels": headroom}
+
+
+def without_animals(figures: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a seed, less those of every animal."""
+    arms = {
+        arm: {key: value for key, value in row.items() if key != "by_instance"}
+        for arm, row in figures["arms"].items()
+    }
+    return {**figures, "arms": arms}
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -169,7 +190,7 @@ def main(argv: list[str] | None = None) -> int:
                 "first_seed": options.first_seed,
                 "encoder_steps": options.encoder_steps,
                 **summary,
-                "seeds": figures,
+                "seeds": [without_animals(row) for row in figures],
                 "minutes_in_this_call": (time.monotonic() - began) / 60,
             },
             options.out,
