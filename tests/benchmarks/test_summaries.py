@@ -59,7 +59,7 @@ def test_the_claims_of_the_pseudo_label_benchmark():
     assert claim["auc_over_ceiling"]["gain"] == -25
     assert claim["pck_over_random"] == [15.0, 16.0]
     assert found["claims"]["kpconf"]["auc_over_labels"]["gain"] == 0
-    assert found["ceiling_over_labels"]["camera"]["gain"] == -30
+    assert found["over_labels"]["ceiling"]["camera"]["gain"] == -30
     assert found["arms"]["cf_cm"]["auc"]["std"] == pytest.approx(2**0.5)
     table = pseudo_labels.table(found)
     assert "cf_cm" in table and "75.0 +- 1.4" in table and "75.5 +- 0.7" in table
