@@ -24,9 +24,10 @@ from acsm.template import template_for
 from benchmarks.machine import save
 from wildshape.cli import say
 from wildshape.files import read_json
+from wildshape.metrics import paired_change
 from wildshape.report.quality import selection_quality
 from wildshape.run import CRITERIA, Config, Pipeline, truth_keypoints
-from wildshape.training_data import labelled
+from wildshape.training_data import labelled, web
 from wildshape.workspace import Workspace
 
 SELECTIONS = ("all", "random", *CRITERIA)
@@ -42,8 +43,8 @@ def run_seed(options: argparse.Namespace, seed: int) -> dict[str, Any]:
     workspace.mark()
     common = {"category": options.category, "name": "bench", "data_root": workspace.root}
     diorama = importlib.import_module("prepare_data.make_diorama")
-    web = {} if options.num_web is None else {"num_web": options.num_web}
-    diorama.run(diorama.Config(**common, seed=seed, **web), workspace)
+    size = {} if options.num_web is None else {"num_web": options.num_web}
+    diorama.run(diorama.Config(**common, seed=seed, **size), workspace)
     settings = {"labels": "diorama", "seed": seed, "size": "cpu", "encoder_steps": options.encoder_steps}
     pipeline = Pipeline(Config(**common, **settings), workspace)
     with importlib.import_module("prepare_data.diorama.server").serving(workspace):
@@ -62,8 +63,12 @@ def run_seed(options: argparse.Namespace, seed: int) -> dict[str, Any]:
         pipeline.train_acsm(name, use_web_images=True, web_images_num=kept, filter=name)
     truth = {"filter": "random", "pl_source": "truth"}
     pipeline.train_acsm("ceiling", use_web_images=True, web_images_num=count, **truth)
+    extra = {"ceiling_cf_cm": ("cf_cm", count), "ceiling_all": ("all", candidates)}
+    for arm, (name, kept) in extra.items() if options.more_ceilings else ():
+        chosen = {"filter": name, "pl_source": "truth"}
+        pipeline.train_acsm(arm, use_web_images=True, web_images_num=kept, **chosen)
     figures: dict[str, Any] = {"candidates": candidates, "selected": count, "arms": {}, "pck": {}}
-    for arm in ARMS:
+    for arm in (*ARMS, *(extra if options.more_ceilings else ())):
         pipeline.call(f"measure {arm}", "acsm.evaluate", arm=arm)
         metrics = read_json(workspace.metrics_path(f"acsm_{arm}_test"))
         encoder = {"arm": arm} if pipeline.sizes.encoder_steps else {}
@@ -71,6 +76,7 @@ def run_seed(options: argparse.Namespace, seed: int) -> dict[str, Any]:
             "auc": metrics["auc"],
             "camera_error": metrics["camera_error_deg"],
             "encoder_pck": pose_pck(pipeline, f"measure encoder {arm}", flip_average=True, **encoder),
+            "by_instance": of_world(metrics["by_instance"], seed),
         }
     for name in SELECTIONS:
         kept = candidates if name == "all" else count
@@ -80,8 +86,38 @@ def run_seed(options: argparse.Namespace, seed: int) -> dict[str, Any]:
         "mirrored": pose_pck(pipeline, "measure pose network", flip_average=True),
     }
     figures["fitted_cameras"] = fitted_cameras(workspace)
+    figures["guides"] = {
+        name: guides(workspace, name, candidates if name == "all" else count) for name in SELECTIONS
+    }
     figures["seconds"] = dict(pipeline.timings)
     return figures
+
+
+def guides(workspace: Workspace, selection: str, kept: int) -> dict[str, float]:
+    """How far cameras fitted to a selection's pseudo-labels lie from those fitted to its true labels."""
+    template = template_for(workspace.category)
+    points = template.vertices[template.keypoint_vertices]
+    pseudo, true = (web(workspace, source, selection, kept)[0] for source in ("pose", "truth"))
+    place = {name: row for row, name in enumerate(pseudo.instance_ids)}
+    both = [name for name in true.instance_ids if name in place]
+    true = true.take([list(true.instance_ids).index(name) for name in both])
+    pseudo = pseudo.take([place[name] for name in both])
+    fitted = [
+        guiding_cameras(points, records.xy, records.weight, records.box_xyxy) for records in (pseudo, true)
+    ]
+    trust = fitted[0][1]
+    error = camera_errors(fitted[0][0], fitted[1][0])
+    return {
+        "animals": len(error),
+        "mean_error": float(error.mean()),
+        "wrong_side": float(100 * (error > 90).mean()),
+        "wrong_side_of_trust": float(100 * trust[error > 90].sum() / trust.sum()),
+    }
+
+
+def of_world(animals: dict[str, list[Any]], seed: int) -> dict[str, list[Any]]:
+    """An arm's animals, told from those of the other seeds' worlds."""
+    return {**animals, "instance_id": [f"{seed}/{name}" for name in animals["instance_id"]]}
 
 
 def pose_pck(pipeline: Pipeline, title: str, **settings: Any) -> float:
@@ -105,28 +141,47 @@ def fitted_cameras(workspace: Workspace) -> dict[str, float]:
 
 
 def summarise(seeds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and standard deviation over seeds, and what the claim comes to."""
+    """Mean and deviation over seeds; each claim with its interval over the animals of all seeds."""
 
     def spread(values: list[float]) -> dict[str, Any]:
         deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
         return {"mean": float(np.mean(values)), "std": deviation, "values": values}
 
     arms = {
-        arm: {key: spread([seed["arms"][arm][key] for seed in seeds]) for key in FIGURES} for arm in ARMS
+        arm: {key: spread([seed["arms"][arm][key] for seed in seeds]) for key in FIGURES}
+        for arm in seeds[0]["arms"]
     }
     pck = {name: spread([seed["pck"][name] for seed in seeds]) for name in SELECTIONS}
+
+    def change(arm: str, other: str, what: str) -> dict[str, Any]:
+        of = {name: [seed["arms"][name]["by_instance"] for seed in seeds] for name in (arm, other)}
+        return paired_change(of[arm], of[other], what)
+
     claims = {
         name: {
-            "auc_over_labels": arms[name]["auc"]["mean"] - arms["labels"]["auc"]["mean"],
-            "camera_error_under_labels": (
-                arms["labels"]["camera_error"]["mean"] - arms[name]["camera_error"]["mean"]
-            ),
-            "pck_over_random": pck[name]["mean"] - pck["random"]["mean"],
+            "auc_over_labels": change(name, "labels", "auc"),
+            "camera_error_over_labels": change(name, "labels", "camera"),
+            "auc_over_ceiling": change(name, "ceiling", "auc"),
+            "camera_error_over_ceiling": change(name, "ceiling", "camera"),
+            "pck_over_random": [seed["pck"][name] - seed["pck"]["random"] for seed in seeds],
         }
         for name in CRITERIA
     }
-    headroom = arms["ceiling"]["auc"]["mean"] - arms["labels"]["auc"]["mean"]
-    return {"arms": arms, "pck": pck, "claims": claims, "auc_of_true_labels_over_labels": headroom}
+    headroom = {
+        arm: {what: change(arm, "labels", what) for what in ("auc", "camera")}
+        for arm in arms
+        if arm.startswith("ceiling")
+    }
+    return {"arms": arms, "pck": pck, "claims": claims, "over_labels": headroom}
+
+
+def without_animals(figures: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a seed, less those of every animal."""
+    arms = {
+        arm: {key: value for key, value in row.items() if key != "by_instance"}
+        for arm, row in figures["arms"].items()
+    }
+    return {**figures, "arms": arms}
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -136,12 +191,12 @@ def table(summary: dict[str, Any]) -> str:
         spread = "" if node["std"] is None else f" +- {node['std']:.1f}"
         return f"{node['mean']:.1f}{spread}"
 
-    lines = [f"{'arm':<12} {'AUC':>14} {'camera error':>16} {'encoder PCK':>14} {'PCK of selection':>18}"]
-    for arm in ARMS:
+    lines = [f"{'arm':<14} {'AUC':>14} {'camera error':>16} {'encoder PCK':>14} {'PCK of selection':>18}"]
+    for arm in summary["arms"]:
         auc, camera, encoder = (number(summary["arms"][arm][key]) for key in FIGURES)
         quality = summary["pck"].get(arm)
         last = number(quality) if quality else ""
-        lines.append(f"{arm:<12} {auc:>14} {camera:>16} {encoder:>14} {last:>18}")
+        lines.append(f"{arm:<14} {auc:>14} {camera:>16} {encoder:>14} {last:>18}")
     return "\n".join(lines)
 
 
@@ -154,6 +209,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--num_web", type=int, default=None, help="web images of each world")
     parser.add_argument("--first_seed", type=int, default=FIRST_SEED)
     parser.add_argument("--encoder_steps", type=int, default=None, help="as for wildshape run")
+    parser.add_argument(
+        "--more_ceilings",
+        action="store_true",
+        help="two arms more: the true labels of CF-CM's selection, and of all images",
+    )
     parser.add_argument("--out", type=Path, default=None, help="JSON file for the figures")
     options = parser.parse_args(argv)
     began, figures = time.monotonic(), []
@@ -169,7 +229,7 @@ def main(argv: list[str] | None = None) -> int:
                 "first_seed": options.first_seed,
                 "encoder_steps": options.encoder_steps,
                 **summary,
-                "seeds": figures,
+                "seeds": [without_animals(row) for row in figures],
                 "minutes_in_this_call": (time.monotonic() - began) / 60,
             },
             options.out,

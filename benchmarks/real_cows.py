@@ -25,7 +25,7 @@ import numpy as np
 from benchmarks.machine import save
 from wildshape.cli import say
 from wildshape.files import read_json
-from wildshape.metrics import bootstrap_interval
+from wildshape.metrics import paired_change
 from wildshape.run import Config, Pipeline
 from wildshape.workspace import Workspace
 
@@ -131,36 +131,6 @@ def run_split(options: Options, split: int, name: str, starts: dict[str, Path]) 
     }
 
 
-def gain(new: Sequence[Mapping[str, Any]], old: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """AUC points that one kind of model has over another, all splits together.
-
-    Args:
-        new: by split, its animals as `acsm-evaluate` lists them.
-        old: the other's, of the same splits.
-
-    Returns:
-        The gain and its 95 % interval by a bootstrap over animals; an animal in the test sets of several
-        splits counts as one.
-    """
-    right: dict[str, float] = {}
-    total: dict[str, float] = {}
-    for a, b in zip(new, old, strict=True):
-        if a["instance_id"] != b["instance_id"]:
-            raise ValueError("expected the same animals")
-        for name, here, there, count in zip(
-            a["instance_id"], a["keypoints_right"], b["keypoints_right"], a["keypoints"]
-        ):
-            right[name] = right.get(name, 0.0) + here - there
-            total[name] = total.get(name, 0.0) + count
-    terms, weights = np.array(list(right.values())), np.array(list(total.values()), np.float64)
-    low, high = bootstrap_interval(100 * terms, weights)
-    return {
-        "gain": 100 * float(terms.sum() / weights.sum()),
-        "interval": [float(low), float(high)],
-        "animals": len(terms),
-    }
-
-
 def summarise(figures: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     """Means over splits, and gains by pseudo-labels and by pretraining."""
     found: dict[str, Any] = {
@@ -183,13 +153,13 @@ def summarise(figures: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, A
         }
         values = {arm: [row["acsm"][arm]["auc"] for row in rows] for arm in rows[0]["acsm"]}
         found["auc"][kind] = {arm: {"mean": float(np.mean(v)), "values": v} for arm, v in values.items()}
-        found["gain_by_pseudo_labels"][kind] = gain(
+        found["gain_by_pseudo_labels"][kind] = paired_change(
             animals(kind, other, len(rows)), animals(kind, labels, len(rows))
         )
     count = min(len(rows) for rows in figures.values())
     if count:
         for arm in figures["scratch"][0]["acsm"]:
-            found["gain_by_pretraining"][arm] = gain(
+            found["gain_by_pretraining"][arm] = paired_change(
                 animals("pretrained", arm, count), animals("scratch", arm, count)
             )
     return found

@@ -1,6 +1,8 @@
 """Measures of keypoints, shared by the 2D and the 3D stages. NumPy only."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -106,3 +108,47 @@ def bootstrap_interval(
     tail = (1 - level) / 2
     lower, upper = np.nanquantile(ratios, [tail, 1 - tail], axis=0)
     return lower, upper
+
+
+def paired_change(
+    new: Sequence[Mapping[str, Any]],
+    old: Sequence[Mapping[str, Any]],
+    what: str = "auc",
+    samples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """How much higher one model's AUC or camera error is than another's, on the same animals.
+
+    Args:
+        new: by test set, its animals as `acsm.metrics.ShapeResult.by_instance` lists them.
+        old: the other model's, of the same test sets.
+        what: ``auc`` (points) or ``camera`` (degrees, animals whose camera both know).
+        samples: bootstrap draws over animals; both models share each draw.
+        seed: of the draws.
+
+    Returns:
+        ``gain`` = new - old, its 95 % ``interval``, and the number of ``animals`` (an animal that stands in
+        several test sets counts as one). NaN where nothing can be compared.
+
+    Raises:
+        ValueError: if they list different animals.
+    """
+    gains: dict[str, float] = {}
+    weights: dict[str, float] = {}
+    for a, b in zip(new, old, strict=True):
+        if a["instance_id"] != b["instance_id"]:
+            raise ValueError("expected the same animals")
+        if what == "auc":
+            gain = 100 * (np.asarray(a["keypoints_right"], float) - np.asarray(b["keypoints_right"], float))
+            weight = np.asarray(a["keypoints"], float)
+        else:
+            gain = np.asarray(a["camera_error_deg"], float) - np.asarray(b["camera_error_deg"], float)
+            weight = np.isfinite(gain).astype(float)
+            gain = np.nan_to_num(gain)
+        for name, value, count in zip(a["instance_id"], gain, weight):
+            gains[name] = gains.get(name, 0.0) + value
+            weights[name] = weights.get(name, 0.0) + count
+    terms, totals = np.array(list(gains.values())), np.array(list(weights.values()))
+    low, high = bootstrap_interval(terms, totals, samples, seed=seed)
+    value = float(terms.sum() / totals.sum()) if totals.sum() else math.nan
+    return {"gain": value, "interval": [float(low), float(high)], "animals": len(terms)}

@@ -56,7 +56,10 @@ def steps(workspace: Workspace) -> list[Step]:
         Step("keypoints under transforms", w.keypoints_path("pose_mt"), w.made_by("pose_mt")),
     ]
     for arm in arms or ["labels"]:
-        folder = w.checkpoint_dir(f"acsm/{arm}")
+        folder, encoder = w.checkpoint_dir(f"acsm/{arm}"), w.checkpoint_dir(f"pose_{arm}")
+        if encoder.is_dir():
+            command = f"python pose/train.py{suffix} --arm {arm}"
+            listed.append(Step(f"encoder, arm {arm}", encoder / "manifest.json", command))
         listed.append(Step(f"ACSM, arm {arm}", folder / "manifest.json", f"python acsm/train.py{suffix}"))
     listed.append(Step("its keypoints", w.keypoints_path("acsm"), w.made_by("acsm")))
     selections = sorted((w.run_dir / "selections").glob("*.parquet"))

@@ -9,19 +9,6 @@ def animals(ids, right, count):
     return {"instance_id": ids, "keypoints_right": right, "keypoints": count}
 
 
-def test_gain_counts_an_animal_of_two_splits_once():
-    old = [animals(["a", "b"], [1.0, 2.0], [4, 4]), animals(["b", "c"], [2.0, 0.0], [4, 8])]
-    new = [animals(["a", "b"], [2.0, 2.0], [4, 4]), animals(["b", "c"], [3.0, 4.0], [4, 8])]
-    found = real_cows.gain(new, old)
-    assert found["animals"] == 3
-    assert found["gain"] == pytest.approx(100 * (1 + 1 + 4) / 20)
-    # The bootstrap draws a (1 of 4), b (1 of 8) and c (4 of 8): no draw leaves these ratios.
-    assert 12.5 <= found["interval"][0] <= found["gain"] <= found["interval"][1] <= 50
-    assert real_cows.gain(old, old)["interval"] == [0, 0]
-    with pytest.raises(ValueError, match="the same animals"):
-        real_cows.gain(new[:1], old[1:])
-
-
 def test_real_cows_compare_like_with_like():
     def row(right):
         arms = {
@@ -45,23 +32,36 @@ def test_real_cows_compare_like_with_like():
 
 
 def test_the_claims_of_the_pseudo_label_benchmark():
-    def seed(shift):
-        arms = {
-            name: {"auc": 50.0, "camera_error": 40.0, "encoder_pck": 70.0} for name in pseudo_labels.ARMS
+    def row(right, camera, auc):
+        animals = {
+            "instance_id": ["a", "b"],
+            "keypoints_right": right,
+            "keypoints": [4, 4],
+            "camera_error_deg": camera,
         }
-        arms["cf_cm"] = {"auc": 53.0 + shift, "camera_error": 38.0, "encoder_pck": 72.0}
-        arms["ceiling"]["auc"] = 62.0
-        pck = dict.fromkeys(pseudo_labels.SELECTIONS, 60.0) | {"cf_cm": 75.0}
+        figures = {"auc": auc, "camera_error": sum(camera) / 2, "encoder_pck": 70.0}
+        return {**figures, "by_instance": animals}
+
+    def seed(number, auc):
+        arms = {name: row([2.0, 2.0], [30.0, 50.0], 50.0) for name in pseudo_labels.ARMS}
+        arms["cf_cm"] = row([3.0, 3.0], [20.0, 40.0], auc)
+        arms["ceiling"] = row([4.0, 4.0], [10.0, 10.0], 100.0)
+        for arm in arms.values():
+            arm["by_instance"] = pseudo_labels.of_world(arm["by_instance"], number)
+        pck = dict.fromkeys(pseudo_labels.SELECTIONS, 60.0) | {"cf_cm": 75.0 + number}
         return {"arms": arms, "pck": pck}
 
-    found = pseudo_labels.summarise([seed(0.0), seed(2.0)])
-    assert found["claims"]["cf_cm"] == {
-        "auc_over_labels": 4.0,
-        "camera_error_under_labels": 2.0,
-        "pck_over_random": 15.0,
-    }
-    assert found["claims"]["kpconf"]["auc_over_labels"] == 0
+    seeds = [seed(0, 74.0), seed(1, 76.0)]
+    found = pseudo_labels.summarise(seeds)
+    claim = found["claims"]["cf_cm"]
+    assert claim["auc_over_labels"] == {"gain": 25.0, "interval": [25.0, 25.0], "animals": 4}
+    assert claim["camera_error_over_labels"]["gain"] == -10
+    assert claim["auc_over_ceiling"]["gain"] == -25
+    assert claim["pck_over_random"] == [15.0, 16.0]
+    assert found["claims"]["kpconf"]["auc_over_labels"]["gain"] == 0
+    assert found["over_labels"]["ceiling"]["camera"]["gain"] == -30
     assert found["arms"]["cf_cm"]["auc"]["std"] == pytest.approx(2**0.5)
-    assert found["auc_of_true_labels_over_labels"] == 12.0
     table = pseudo_labels.table(found)
-    assert "cf_cm" in table and "54.0 +- 1.4" in table and "75.0 +- 0.0" in table
+    assert "cf_cm" in table and "75.0 +- 1.4" in table and "75.5 +- 0.7" in table
+    assert "by_instance" not in pseudo_labels.without_animals(seeds[0])["arms"]["cf_cm"]
+    assert seeds[0]["arms"]["cf_cm"]["by_instance"]["instance_id"] == ["0/a", "0/b"]

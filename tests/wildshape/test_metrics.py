@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from wildshape.metrics import bootstrap_interval, keypoint_errors, pck, pck_counts
+from wildshape.metrics import bootstrap_interval, keypoint_errors, paired_change, pck, pck_counts
 
 TRUTH = np.zeros((2, 3, 2))
 XY = np.array([[[3.0, 4.0], [0, 1], [50, 0]], [[0, 0], [0, 20], [np.nan, 0]]])
@@ -48,3 +48,30 @@ def test_bootstrap_interval_matches_the_binomial():
     assert high[0] == pytest.approx(correct.mean() + spread, abs=0.01)
     again = bootstrap_interval(correct, np.ones(400))
     assert (again[0], again[1]) == (low, high)
+
+
+def animals(ids, right, count, camera=None):
+    angles = camera or [float("nan")] * len(ids)
+    return {"instance_id": ids, "keypoints_right": right, "keypoints": count, "camera_error_deg": angles}
+
+
+def test_paired_change_counts_an_animal_of_two_test_sets_once():
+    old = [animals(["a", "b"], [1.0, 2.0], [4, 4]), animals(["b", "c"], [2.0, 0.0], [4, 8])]
+    new = [animals(["a", "b"], [2.0, 2.0], [4, 4]), animals(["b", "c"], [3.0, 4.0], [4, 8])]
+    found = paired_change(new, old)
+    assert found["animals"] == 3
+    assert found["gain"] == pytest.approx(100 * (1 + 1 + 4) / 20)
+    # The bootstrap draws a (1 of 4), b (1 of 8) and c (4 of 8): no draw leaves these ratios.
+    assert 12.5 <= found["interval"][0] <= found["gain"] <= found["interval"][1] <= 50
+    assert paired_change(old, old)["interval"] == [0, 0]
+    with pytest.raises(ValueError, match="the same animals"):
+        paired_change(new[:1], old[1:])
+
+
+def test_paired_change_of_cameras_leaves_out_those_not_known():
+    ids, nan = ["a", "b", "c"], float("nan")
+    old = animals(ids, [0.0] * 3, [1] * 3, [10.0, 20.0, nan])
+    new = animals(ids, [0.0] * 3, [1] * 3, [4.0, 18.0, 7.0])
+    assert paired_change([new], [old], "camera")["gain"] == pytest.approx(-4.0)
+    unknown = animals(ids, [0.0] * 3, [1] * 3)
+    assert np.isnan(paired_change([unknown], [old], "camera")["gain"])

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
+from wildshape.metrics import paired_change
 from wildshape.report.funnel import criterion_title
 from wildshape.report.inputs import RunInputs
 
@@ -151,20 +150,10 @@ def change(new: Arm, old: Arm, what: str, *, draws: int = 2000, seed: int = 0) -
     old_measure, new_measure = getattr(old, what), getattr(new, what)
     if not a.get("instance_id") or a["instance_id"] != b.get("instance_id"):
         return difference(new_measure, old_measure)
-    if what == "auc":
-        gain = 100 * (np.array(a["keypoints_right"]) - np.array(b["keypoints_right"]))
-        weight = np.array(a["keypoints"], np.float64)
-    else:
-        gain = np.array(a["camera_error_deg"], np.float64) - np.array(b["camera_error_deg"], np.float64)
-        weight = np.isfinite(gain).astype(np.float64)
-        gain = np.nan_to_num(gain)
-    if not weight.sum():
+    found = paired_change([a], [b], what, draws, seed)
+    if math.isnan(found["gain"]):
         return difference(new_measure, old_measure)
-    chosen = np.random.default_rng(seed).integers(0, len(gain), (draws, len(gain)))
-    totals = weight[chosen].sum(1)
-    sampled = gain[chosen].sum(1)[totals > 0] / totals[totals > 0]
-    low, high = np.percentile(sampled, (2.5, 97.5))
-    return Measure(float(gain.sum() / weight.sum()), float(low), float(high))
+    return Measure(found["gain"], *found["interval"])
 
 
 @dataclass(frozen=True)

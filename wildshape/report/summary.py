@@ -43,17 +43,18 @@ def summarise(analysis: Analysis) -> dict[str, Any]:
 
 
 def _arms(analysis: Analysis) -> list[dict[str, Any]]:
-    labels = next((arm for arm in analysis.arms if arm.role == "labels"), None)
+    others = {role: [arm for arm in analysis.arms if arm.role == role] for role in ("labels", "ceiling")}
     rows = []
     for arm in analysis.arms:
         row: dict[str, Any] = {"arm": arm.name, "title": arm.title, "role": arm.role, "split": arm.split}
         for key, measure in (("auc", arm.auc), ("camera_error_deg", arm.camera)):
             row |= {key: measure.value, f"{key}_interval": [measure.low, measure.high]}
-        if labels is not None and arm is not labels:
+        for role, (other, *_) in ((role, found) for role, found in others.items() if found):
             for key, what in (("auc", "auc"), ("camera_error", "camera")):
-                gain = change(arm, labels, what)
-                row[f"{key}_over_labels"] = gain.value
-                row[f"{key}_over_labels_interval"] = [gain.low, gain.high]
+                if arm is not other:
+                    gain = change(arm, other, what)
+                    row[f"{key}_over_{role}"] = gain.value
+                    row[f"{key}_over_{role}_interval"] = [gain.low, gain.high]
         rows.append(row)
     return rows
 
