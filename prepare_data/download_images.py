@@ -6,6 +6,7 @@ near-duplicates and images of the labelled set are marked).
 
 from __future__ import annotations
 
+import csv
 import sys
 import time
 from collections import Counter
@@ -15,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from prepare_data.downloader import DownloadStage, StoreConfig, resume, sweep
+from prepare_data.fallbacks import COMMONS, check_kinds
 from prepare_data.fetch import USER_AGENT, FetchConfig
 from prepare_data.pool import make_pool
 from wildshape.cli import CommonConfig, say, script_main
 from wildshape.errors import UserError
+from wildshape.files import atomic_write
 from wildshape.near_duplicates import CANDIDATE_DISTANCE, MAX_DISTANCE
 from wildshape.stage import (
     MapOptions,
@@ -31,6 +34,8 @@ from wildshape.stage import (
 from wildshape.tables import STATUSES, Table, read_facts, read_table
 from wildshape.workspace import Workspace
 
+FAILURES = tuple(s for s in STATUSES if s not in ("pending", "ok", "duplicate", "in_labels"))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config(CommonConfig):
@@ -38,8 +43,14 @@ class Config(CommonConfig):
 
     concurrency: int = 64
     """Requests in flight at once."""
+    host_concurrency: int | None = None
+    """Of these, requests to one host; by default as many."""
+    host_rate: float | None = None
+    """Requests a second that one host is asked at most; by default no limit."""
     timeout: float = 30.0
     """Seconds for one attempt at an address."""
+    connect_timeout: float = 10.0
+    """Seconds to connect."""
     retries: int = 4
     """Further attempts at an address that fails for a passing reason."""
     max_retry_after: float = 120.0
@@ -52,25 +63,52 @@ class Config(CommonConfig):
     """Bits of the perceptual hash, out of 64, by which near-duplicates may differ."""
     user_agent: str = USER_AGENT
     """How to introduce ourselves to servers; say here how you can be reached."""
+    ignore_robots_tag: bool = False
+    """Also keep images whose X-Robots-Tag header says noai or noindex."""
+    fallbacks: tuple[str, ...] = ()
+    """Other addresses for photos that are gone: flickr (its other sizes), commons (the mirror)."""
+    commons_base: str = COMMONS
+    """Address of the mirror."""
+    retry_failed: tuple[str, ...] | None = None
+    """Fetch the failures of an earlier run again: all, or those of some statuses."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
         least = {"concurrency": 1, "retries": 0, "timeout": 0.001, "min_side": 1, "max_distance": 0}
+        least |= {"host_concurrency": 1, "host_rate": 0.001, "connect_timeout": 0.001}
         for name, value in least.items():
-            if not getattr(self, name) >= value:
-                raise UserError(f"--{name}: expected at least {value}; found {getattr(self, name)}")
+            found = getattr(self, name)
+            if found is not None and not found >= value:
+                raise UserError(f"--{name}: expected at least {value}; found {found}")
+        check_kinds(self.fallbacks)
+        for status in self.retry_failed or ():
+            if status != "all" and status not in FAILURES:
+                raise UserError(
+                    f"--retry_failed: expected all, or some of {', '.join(FAILURES)}; found {status}"
+                )
 
     @property
     def fetch(self) -> FetchConfig:
         """How to fetch."""
         return FetchConfig(
             concurrency=self.concurrency,
+            host_concurrency=self.host_concurrency,
+            host_rate=self.host_rate,
             timeout=self.timeout,
+            connect_timeout=self.connect_timeout,
             retries=self.retries,
             max_retry_after=self.max_retry_after,
             max_bytes=int(self.max_megabytes * 1e6),
             user_agent=self.user_agent,
+            heed_robots_tag=not self.ignore_robots_tag,
         )
+
+    @property
+    def retried(self) -> tuple[str, ...] | None:
+        """Statuses to fetch again; None if that was not asked for."""
+        if self.retry_failed is None:
+            return None
+        return FAILURES if not self.retry_failed or "all" in self.retry_failed else self.retry_failed
 
 
 def differs(out: Path, provenance: Provenance) -> bool:
@@ -103,6 +141,21 @@ def pool_provenance(workspace: Workspace, max_distance: int) -> Provenance:
     return Provenance("download_images", settings, hashes)
 
 
+def write_attribution(images: Table, path: Path) -> int:
+    """Write author, licence and page of every usable image as CSV, ready to publish; returns how many."""
+    rows = [row for row in images.rows() if row["status"] == "ok"]
+    with atomic_write(path, "w") as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(("file", "author", "license", "page", "address", "source", "id"))
+        for row in rows:
+            page = row["page_url"] or row["url"]
+            address = row["fetched_url"] or row["url"]
+            writer.writerow(
+                (row["path"], row["author"], row["license"], page, address, row["source"], row["source_id"])
+            )
+    return len(rows)
+
+
 def by_status(table: Table) -> dict[str, int]:
     """Rows by status, in the order of `STATUSES`."""
     counts = Counter(table["status"])
@@ -114,14 +167,19 @@ def download(config: Config, workspace: Workspace, provenance: Provenance) -> tu
     candidates = workspace.load("candidates", "download_images")
     out = workspace.table_path("downloads")
     place = StoreConfig(
-        workspace.root, workspace.images_dir, out.with_suffix(".journal.jsonl"), config.min_side
+        workspace.root,
+        workspace.images_dir,
+        out.with_suffix(".journal.jsonl"),
+        config.min_side,
+        config.fallbacks,
+        config.commons_base,
     )
     stages: list[DownloadStage] = []
 
     def factory() -> DownloadStage:
         finished = read_table(out, "images").rows() if out.exists() else ()
         sweep(place.images_dir)
-        known = resume(place, provenance.fingerprint, finished)
+        known = resume(place, provenance.fingerprint, finished, config.retried)
         stages.append(DownloadStage(config.fetch, place, known, list(candidates.rows())))
         return stages[0]
 
@@ -132,7 +190,7 @@ def download(config: Config, workspace: Workspace, provenance: Provenance) -> tu
         and workspace.table_path("images").exists()
         and differs(workspace.table_path("images"), pool_provenance(workspace, config.max_distance))
     )
-    overwrite = config.overwrite and not only_pool
+    overwrite = (config.overwrite and not only_pool) or config.retried is not None
     options = MapOptions(overwrite=overwrite, title="download_images")
     try:
         table = run_map(factory, candidates, out, "images", provenance, options=options)
@@ -161,7 +219,9 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     start = time.perf_counter()
     downloads, stage = download(config, workspace, provenance)
     seconds = time.perf_counter() - start
-    images = finish_pool(downloads, workspace, config.max_distance, overwrite=config.overwrite)
+    overwrite = config.overwrite or config.retried is not None
+    images = finish_pool(downloads, workspace, config.max_distance, overwrite=overwrite)
+    write_attribution(images, workspace.data_dir / "attribution.csv")
     metrics: dict[str, Any] = {"addresses": len(images), "by_status": by_status(images)}
     metrics["near_duplicates"] = images.meta["near_duplicates"]
     if stage is not None:

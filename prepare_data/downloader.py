@@ -10,10 +10,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
-from prepare_data.fetch import FetchConfig, Fetcher
+from prepare_data.fallbacks import COMMONS, fallbacks
+from prepare_data.fetch import FetchConfig, Fetched, Fetcher
 from prepare_data.imagefile import BadImage, inspect_image
 from prepare_data.journal import Journal, read_journal, rewrite_journal
 from wildshape.files import atomic_path
@@ -21,9 +23,10 @@ from wildshape.stage import MapStage
 
 _AHEAD = 4096
 _STORING = 16  # threads: they wait for the disk more than they decode
-_RESULT = ("image_id", "path", "width", "height", "phash", "status", "error")
+_RESULT = ("image_id", "path", "width", "height", "phash", "fetched_url", "status", "error")
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.\w+")
 _HEADER = "settings"
+_PLACEHOLDER = re.compile(r"(photo|image)[_-]?(un|not[_-]?)available", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -35,22 +38,32 @@ class StoreConfig:
         images_dir: Folder of the images: `<ab>/<image_id>.<suffix>` in it.
         journal: File that records every finished address.
         min_side: Least length in pixels of an image's shorter side.
+        fallbacks: Which other addresses to try for a photo whose own is dead (`fallbacks.KINDS`).
+        commons_base: Address of the mirror among them.
     """
 
     root: Path
     images_dir: Path
     journal: Path
     min_side: int = 64
+    fallbacks: tuple[str, ...] = ()
+    commons_base: str = COMMONS
 
 
-def store(record_id: str, body: bytes, config: StoreConfig, journal: Journal) -> dict[str, Any]:
+def store(
+    record_id: str, fetched: Fetched, config: StoreConfig, journal: Journal, fetched_url: str | None = None
+) -> dict[str, Any]:
     """Verify an image, write it and record it; returns its result columns.
+
+    `fetched_url` is its address, where it is not the photo's own.
 
     The record goes before the file's final name: a file that is there is always on record, so a
     kill at any point never leads to fetching an image again whose file is there.
     """
+    if is_placeholder(fetched):
+        return _record(journal, record_id, _failure("placeholder", f"answered by {fetched.url}"))
     try:
-        facts = inspect_image(body, config.min_side)
+        facts = inspect_image(fetched.body, config.min_side)
     except BadImage as error:
         return _record(journal, record_id, _failure(error.status, str(error)))
     name = f"{facts.image_id}{facts.suffix}"
@@ -61,11 +74,12 @@ def store(record_id: str, body: bytes, config: StoreConfig, journal: Journal) ->
         "width": facts.width,
         "height": facts.height,
         "phash": facts.phash,
+        "fetched_url": fetched_url,
         "status": "ok",
         "error": None,
     }
     with atomic_path(path) as temporary:
-        temporary.write_bytes(body)
+        temporary.write_bytes(fetched.body)
         _record(journal, record_id, result)
     return result
 
@@ -82,13 +96,17 @@ def _failure(status: str, error: str | None) -> dict[str, Any]:
         "width": -1,
         "height": -1,
         "phash": None,
+        "fetched_url": None,
         "status": status,
         "error": error,
     }
 
 
 def resume(
-    config: StoreConfig, settings: str, finished: Iterable[Mapping[str, Any]] = ()
+    config: StoreConfig,
+    settings: str,
+    finished: Iterable[Mapping[str, Any]] = (),
+    retried: Sequence[str] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Results that need not be fetched again, by record id; starts the journal with them.
 
@@ -99,6 +117,7 @@ def resume(
         config: Where images and the journal are.
         settings: Fingerprint of the run's settings.
         finished: Rows of an earlier downloads table.
+        retried: Statuses of it that are to be fetched again; None means all failures.
     """
     old = read_journal(config.journal, "record_id")
     same = old.pop("", {}).get(_HEADER) == settings
@@ -110,11 +129,12 @@ def resume(
             small = min(row["width"], row["height"]) < config.min_side
             keep = not small and _is_there(config.root / str(row["path"]))
         else:
-            keep = same and row["record_id"] in old
+            settled = retried is not None and row["status"] not in retried
+            keep = settled or (same and row["record_id"] in old)
         if keep:
             known[row["record_id"]] = row
     rewrite_journal(config.journal, [{"record_id": "", _HEADER: settings}, *known.values()])
-    return {key: {name: row[name] for name in _RESULT} for key, row in known.items()}
+    return {key: {name: row.get(name) for name in _RESULT} for key, row in known.items()}
 
 
 def _is_there(path: Path) -> bool:
@@ -130,6 +150,17 @@ def sweep(images_dir: Path) -> int:
     for path in left:
         path.unlink()
     return len(left)
+
+
+def is_placeholder(fetched: Fetched) -> bool:
+    """Whether a server answered with its picture for photos that are gone (Flickr redirects to one)."""
+    name = urlsplit(fetched.url or "").path.rpartition("/")[2]
+    return fetched.status == "ok" and _PLACEHOLDER.search(name) is not None
+
+
+def _dead(fetched: Fetched) -> bool:
+    """Whether the photo is gone from its address, rather than slow, limited or forbidden."""
+    return fetched.status in ("not_found", "http_error", "connection") or is_placeholder(fetched)
 
 
 class DownloadStage(MapStage):
@@ -201,13 +232,25 @@ class DownloadStage(MapStage):
         if url is None:
             return _record(self._journal, record_id, _failure("http_error", "expected an address"))
         async with self._bodies:
-            fetched = await self._fetcher.get(url)
-            self.fetched += 1
-            self.bytes += len(fetched.body)
+            fetched = await self._get(url)
+            found = None
+            if _dead(fetched):
+                for other in fallbacks(url, self._config.fallbacks, self._config.commons_base):
+                    again = await self._get(other)
+                    if again.status == "ok" and not is_placeholder(again):
+                        fetched, found = again, other
+                        break
             if fetched.status != "ok":
                 return _record(self._journal, record_id, _failure(fetched.status, fetched.error))
-            arguments = (record_id, fetched.body, self._config, self._journal)
+            arguments = (record_id, fetched, self._config, self._journal, found)
             return await self._loop.run_in_executor(self._pool, store, *arguments)
+
+    async def _get(self, url: str) -> Fetched:
+        assert self._fetcher is not None
+        fetched = await self._fetcher.get(url)
+        self.fetched += 1
+        self.bytes += len(fetched.body)
+        return fetched
 
     def close(self) -> None:
         """Stop all requests; what is being written is finished."""

@@ -7,7 +7,8 @@ import email.utils
 import random
 import time
 import urllib.request
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from types import TracebackType
 from urllib.parse import urlsplit
 
@@ -17,6 +18,7 @@ from wildshape.stage import package_version
 
 USER_AGENT = f"wildshape/{package_version()} (animal-shape research; downloads photos for training)"
 _RETRIED = {408, 425, 429, 500, 502, 503, 504}
+_FORBIDDING = {"noai", "noimageai", "noindex", "noimageindex", "none"}
 _CHUNK = 1 << 16
 
 
@@ -26,6 +28,8 @@ class FetchConfig:
 
     Attributes:
         concurrency: Requests in flight at once.
+        host_concurrency: Of these, requests to one host; None means no limit of its own.
+        host_rate: Requests a second that one host is asked at most; None means no limit.
         timeout: Seconds for one attempt, from connecting to the last byte.
         connect_timeout: Seconds to connect.
         retries: Further attempts after the first one.
@@ -35,9 +39,12 @@ class FetchConfig:
             the address is given up as `rate_limited`.
         max_bytes: Size limit of a body.
         user_agent: Who asks.
+        heed_robots_tag: Whether an image whose X-Robots-Tag forbids its use is left alone.
     """
 
     concurrency: int = 64
+    host_concurrency: int | None = None
+    host_rate: float | None = None
     timeout: float = 30.0
     connect_timeout: float = 10.0
     retries: int = 4
@@ -46,16 +53,21 @@ class FetchConfig:
     max_retry_after: float = 120.0
     max_bytes: int = 32 * 1024 * 1024
     user_agent: str = USER_AGENT
+    heed_robots_tag: bool = True
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """The outcome for one address: status `ok` and a body, or a status and its reason."""
+    """The outcome for one address: status `ok` and a body, or a status and its reason.
+
+    `url` is the address that answered in the end, after redirects.
+    """
 
     status: str
     body: bytes = b""
     error: str | None = None
     attempts: int = 1
+    url: str | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +94,42 @@ def parse_retry_after(value: str | None, now: float | None = None) -> float | No
     return max(0.0, when.timestamp() - (time.time() if now is None else now))
 
 
+def forbids(values: Iterable[str], agent: str = "wildshape") -> str | None:
+    """The directive of X-Robots-Tag headers that forbids taking an image for training; None if none does.
+
+    A directive may be for one agent only ("otherbot: noai"); those for others are passed over.
+    """
+    for value in values:
+        applies = True
+        for part in value.lower().split(","):
+            name, colon, rest = part.strip().partition(":")
+            # "unavailable_after: date" is the one directive that has a colon itself
+            if colon and name.strip() != "unavailable_after":
+                applies = name.strip() in ("*", agent)
+                part = rest
+            if applies and part.strip() in _FORBIDDING:
+                return part.strip()
+    return None
+
+
+class _Host:
+    """How much one host may be asked, and since when it wants to be left alone."""
+
+    def __init__(self, config: FetchConfig) -> None:
+        self.paused_until = 0.0
+        self._next = 0.0
+        self._gap = 1 / config.host_rate if config.host_rate else 0.0
+        self.slots = asyncio.Semaphore(config.host_concurrency or config.concurrency)
+
+    def wait(self) -> float:
+        """Seconds until a request may start, by the host's Retry-After and its rate."""
+        return max(0.0, max(self.paused_until, self._next) - time.monotonic())
+
+    def start(self) -> None:
+        """Note that a request starts."""
+        self._next = time.monotonic() + self._gap
+
+
 class Fetcher:
     """Fetches addresses; use as an async context manager.
 
@@ -92,7 +140,7 @@ class Fetcher:
     def __init__(self, config: FetchConfig) -> None:
         self.config = config
         self._random = random.Random()
-        self._pauses: dict[str, float] = {}
+        self._hosts: dict[str, _Host] = {}
         self._proxies = urllib.request.getproxies()
 
     async def __aenter__(self) -> Fetcher:
@@ -124,23 +172,27 @@ class Fetcher:
             host = urlsplit(url).netloc
         except ValueError as error:
             return Fetched("http_error", error=f"expected an address; found {url} ({error})")
+        if host not in self._hosts:
+            self._hosts[host] = _Host(self.config)
+        place = self._hosts[host]
         attempts = 0
         while True:
-            while (wait := self._pauses.get(host, 0.0) - time.monotonic()) > 0:
-                await asyncio.sleep(wait)
-            async with self._slots:
-                if self._pauses.get(host, 0.0) > time.monotonic():
-                    continue
-                attempts += 1
-                attempt = await self._attempt(url)
-            wait = self._wait_after(attempt, attempts)
-            if attempt.retry_after is not None and wait is not None:
-                until = time.monotonic() + attempt.retry_after
-                self._pauses[host] = max(self._pauses.get(host, 0.0), until)
-            if wait is None:
-                done = attempt.fetched
-                return Fetched(done.status, done.body, done.error, attempts)
-            await asyncio.sleep(wait)
+            # The host's slot first: a request that waits for its host holds none of the common ones.
+            async with place.slots:
+                while (wait := place.wait()) > 0:
+                    await asyncio.sleep(wait)
+                async with self._slots:
+                    if place.wait() > 0:
+                        continue
+                    place.start()
+                    attempts += 1
+                    attempt = await self._attempt(url)
+            wait_after = self._wait_after(attempt, attempts)
+            if attempt.retry_after is not None and wait_after is not None:
+                place.paused_until = max(place.paused_until, time.monotonic() + attempt.retry_after)
+            if wait_after is None:
+                return replace(attempt.fetched, attempts=attempts)
+            await asyncio.sleep(wait_after)
 
     def _wait_after(self, attempt: _Attempt, attempts: int) -> float | None:
         """Seconds before the next attempt, or None if there is none."""
@@ -161,13 +213,16 @@ class Fetcher:
             async with self._session.get(url, proxy=self._proxy(url)) as response:
                 if response.status != 200:
                     return _refusal(response)
+                tags = response.headers.getall("X-Robots-Tag", [])
+                if self.config.heed_robots_tag and (tag := forbids(tags)):
+                    return _Attempt(Fetched("forbidden", error=f"X-Robots-Tag: {tag}"))
                 body = bytearray()
                 async for chunk in response.content.iter_chunked(_CHUNK):
                     body += chunk
                     if len(body) > self.config.max_bytes:
                         reason = f"more than {self.config.max_bytes} bytes"
                         return _Attempt(Fetched("too_large", error=reason))
-                return _Attempt(Fetched("ok", bytes(body)))
+                return _Attempt(Fetched("ok", bytes(body), url=str(response.url)))
         except TimeoutError as error:  # aiohttp's time-outs derive from it
             reason = str(error) or f"no answer in {self.config.timeout:g} s"
             return _Attempt(Fetched("timeout", error=reason), retry=True)

@@ -11,6 +11,7 @@ size, so that their distance is limited to what leaves at most `MAX_POOL_PAIRS` 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -41,6 +42,7 @@ from wildshape.tables import Table
 from wildshape.workspace import Workspace
 
 MAX_POOL_PAIRS = 20_000
+PLACEHOLDER_ADDRESSES = 5
 _CACHED = 3000
 
 
@@ -241,11 +243,31 @@ def mark_repeated(
     return images.with_columns(status=status, error=error)
 
 
+def mark_placeholders(images: Table, least: int = PLACEHOLDER_ADDRESSES) -> Table:
+    """Set the status of files that many addresses gave byte for byte: they say that a photo is gone.
+
+    Args:
+        images: Table of kind images; only rows with status `ok` and an address are looked at.
+        least: Addresses from which on the same bytes are no photo.
+    """
+    fetched = (images["status"] == "ok") & np.array([url is not None for url in images["url"]], dtype=bool)
+    counts = Counter(images["image_id"][fetched])
+    many = np.array([counts[name] >= least for name in images["image_id"]], dtype=bool) & fetched
+    if not many.any():
+        return images
+    status, error = images["status"].copy(), images["error"].copy()
+    for row in np.flatnonzero(many):
+        status[row] = "placeholder"
+        error[row] = f"the same bytes from {counts[images['image_id'][row]]} addresses"
+    return images.with_columns(status=status, error=error)
+
+
 def make_pool(downloads: Table, workspace: Workspace, max_distance: int = MAX_DISTANCE) -> Table:
     """Mark what repeats the category's labelled images, if it has any, or other images of the pool.
 
     What was compared for it stands in the table's facts as `near_duplicates`.
     """
+    downloads = mark_placeholders(downloads)
     labelled, hashes, ids = None, [], []
     if workspace.table_path("labelled_images").exists():
         labelled = workspace.load("labelled_images")

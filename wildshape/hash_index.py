@@ -2,8 +2,8 @@
 
 Norouzi, Punjani and Fleet, "Fast Exact Search in Hamming Space with Multi-Index Hashing" (2014): two
 hashes at most R bits apart are, in at least one of four 16-bit parts, at most r bits apart, where the
-parts' radii r + 1 sum to R + 1. Hashes are sorted by each part, and only those in neighbouring buckets compared.
-Exact; `wildshape.near_duplicates` holds the twin that compares all pairs.
+parts' radii r + 1 sum to R + 1. Hashes are sorted by each part, and only those in neighbouring buckets
+compared. Exact; `wildshape.near_duplicates` holds the twin that compares all pairs.
 """
 
 from __future__ import annotations

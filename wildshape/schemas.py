@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 STATUSES = (
-    "pending", "ok", "not_found", "rate_limited", "http_error", "timeout", "connection", "truncated",
-    "not_image", "too_small", "too_large", "duplicate", "in_labels",
+    "pending", "ok", "not_found", "rate_limited", "http_error", "forbidden", "timeout", "connection",
+    "truncated", "not_image", "placeholder", "too_small", "too_large", "duplicate", "in_labels",
 )  # fmt: skip
 TRANSFORMS = (
     "none", "scale_1.1", "scale_1.2", "rot_-20", "rot_-10", "rot_10", "rot_20",
@@ -48,6 +48,7 @@ SCHEMAS: Mapping[str, Mapping[str, Column]] = MappingProxyType(
             "image_id": _text(nullable=True),
             "path": _text(nullable=True),
             "url": _text(nullable=True),
+            "fetched_url": _text(nullable=True),
             "source": _text(),
             "source_id": _text(nullable=True),
             "width": Column("int64", nullable=True),

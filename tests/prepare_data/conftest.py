@@ -13,3 +13,16 @@ def server() -> Iterator[Server]:
     running = Server()
     yield running
     running.close()
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Short back-offs."""
+    from prepare_data import fetch
+
+    fast = fetch.FetchConfig.__init__
+
+    def init(self, *arguments, **keywords):
+        fast(self, *arguments, **{"backoff": 0.02, **keywords})
+
+    monkeypatch.setattr(fetch.FetchConfig, "__init__", init)
