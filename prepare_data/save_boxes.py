@@ -28,7 +28,7 @@ class Config(CommonConfig):
     """Detect the animals in the downloaded images."""
 
     detector: str = "torchvision"
-    """torchvision[:MODEL], detectron2[:CONFIG], diorama, or path/to/file.py:NAME."""
+    """torchvision[:MODEL], detectron2[:CONFIG], transformers[:MODEL], mayaku:FILE, path/to/file.py:NAME."""
     score_threshold: float | None = None
     """Least score of a box; by default the detector's own, .95 for Faster R-CNN as published."""
     opts: tuple[str, ...] = ()

@@ -4,6 +4,8 @@ A detector is named on the command line by `--detector`:
 
     torchvision[:MODEL]          torchvision's detection models, by default fasterrcnn_resnet50_fpn_v2
     detectron2[:CONFIG]          Detectron2's model zoo, by default the published X101 Faster R-CNN
+    transformers[:MODEL]         RT-DETR, D-FINE and others, or Grounding DINO by the category's names
+    mayaku:FILE.pth              Detectron2's models, converted, without Detectron2
     diorama                      ground truth with stated errors, for the synthetic world only
     path/to/file.py:NAME         a class (made without arguments but `--opts`) or a callable of yours
 """
@@ -34,6 +36,8 @@ SIMULATED = "simulated: ground truth with misses, false alarms and jitter"
 _BACKENDS: Mapping[str, tuple[str, str]] = {
     "torchvision": ("prepare_data.detectors.torchvision_models", "make"),
     "detectron2": ("prepare_data.detectors.detectron2_models", "make"),
+    "transformers": ("prepare_data.detectors.transformers_models", "make"),
+    "mayaku": ("prepare_data.detectors.mayaku_models", "make"),
     "diorama": ("prepare_data.diorama.detector", "make"),
 }
 
