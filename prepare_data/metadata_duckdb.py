@@ -24,6 +24,7 @@ from wildshape.stage import progress
 if TYPE_CHECKING:
     import duckdb
 
+TEMPORARY = ".search_"
 _BLOCK = 32 << 20
 _BATCH = 10_000
 _MEMORY = re.compile(r"\d+(\.\d+)?\s*(KB|MB|GB|TB|KiB|MiB|GiB|TiB)", re.IGNORECASE)
@@ -105,7 +106,7 @@ def _sniffed(path: Path) -> str:
 def _connection(options: ScanOptions, path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     import duckdb
 
-    with tempfile.TemporaryDirectory(prefix=".search_", dir=options.temporary) as folder:
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=options.temporary) as folder:
         settings: dict[str, Any] = {"memory_limit": options.memory, "temp_directory": folder}
         if options.threads is not None:
             settings["threads"] = options.threads

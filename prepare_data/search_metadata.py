@@ -8,6 +8,7 @@ Reads YFCC100M-style tab-separated files (23 or 25 columns; plain, gzip or bzip2
 from __future__ import annotations
 
 import hashlib
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from prepare_data.metadata import Photo, ScanCounts
-from prepare_data.metadata_duckdb import ScanOptions, scan
+from prepare_data.metadata_duckdb import TEMPORARY, ScanOptions, scan
 from prepare_data.query import Query
 from wildshape.cli import CommonConfig, say, script_main
 from wildshape.errors import UserError
@@ -183,6 +184,8 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     query = Query.of(workspace.category, machine_tags=config.machine_tags, licenses=config.licenses)
     choice = Choice(config.limit, config.sample, config.seed, config.explain)
     workspace.data_dir.mkdir(parents=True, exist_ok=True)
+    for left in workspace.data_dir.glob(f"{TEMPORARY}*"):  # of a search that was killed
+        shutil.rmtree(left, ignore_errors=True)
     options = ScanOptions(config.memory, config.threads, workspace.data_dir)
     provenance = Provenance(
         "search_metadata",

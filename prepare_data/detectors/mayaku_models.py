@@ -58,7 +58,8 @@ def make(request: DetectorRequest) -> MayakuDetector:
     if not Path(request.model).is_file():
         raise UserError(
             "--detector mayaku:FILE.pth: expected a converted checkpoint; found "
-            f"{request.model or 'no name'}; run: mayaku convert-d2 model_final.pth --d2-config cfg.yaml -o FILE.pth"
+            f"{request.model or 'no name'}; run: mayaku convert-d2 model_final.pth "
+            "--d2-config cfg.yaml -o FILE.pth"
         )
     if request.opts:
         raise UserError(f"--detector mayaku: expected no --opts; found {', '.join(sorted(request.opts))}")

@@ -187,6 +187,14 @@ def test_a_sample_is_drawn_evenly_and_again_the_same(workspace):
     assert workspace.load("candidates")["source_id"].tolist() != first
 
 
+def test_what_a_killed_search_left_is_removed(workspace):
+    (workspace.data_dir / ".search_abc").mkdir(parents=True)
+    (workspace.data_dir / ".search_abc" / "lines.duckdb").write_bytes(b"x")
+    write_metadata(workspace, line(1, title="cow"))
+    run(Config(category="cow"), workspace)
+    assert not list(workspace.data_dir.glob(".search_*"))
+
+
 def test_limit_takes_the_first(workspace):
     write_metadata(workspace, *(line(number, title="cow") for number in range(9)))
     run(Config(category="cow", limit=4), workspace)
