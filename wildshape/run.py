@@ -71,7 +71,7 @@ class Config(CommonConfig):
     """Run the whole pipeline for one category; run it again to continue."""
 
     labels: str | None = None
-    """Where labels come from: animal_pose:DIR, coco:FILE, animals3d:DIR or diorama."""
+    """Where labels come from: diorama, or FORMAT:PATH with a format of `wildshape import`, as coco:FILE."""
     split_seed: int = 0
     """Seed of the train/val/test split of imported labels."""
     web: Path | None = None
@@ -182,10 +182,10 @@ class Pipeline:
             self.workspace.load("labels", needed_by="wildshape run")
             return
         kind, _, place = source.partition(":")
-        if kind not in ("animal_pose", "coco", "animals3d") or not place:
-            raise UserError(
-                f"--labels: expected animal_pose:DIR, coco:FILE, animals3d:DIR or diorama; found {source}"
-            )
+        formats = importlib.import_module("wildshape.formats.import_command").FORMATS
+        if kind not in formats or not place:
+            known = ", ".join(f"{name}:PATH" for name in formats)
+            raise UserError(f"--labels: expected {known} or diorama; found {source}")
         self.call(
             "import labels",
             "wildshape.formats.import_command",

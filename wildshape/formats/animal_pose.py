@@ -7,6 +7,7 @@ centres. Names are mapped onto the category's skeleton (`quadruped16` has no kne
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,10 @@ def find_file(root: Path) -> Path:
     return path
 
 
-def read_records(path: Path, workspace: Workspace, source_category: str | None = None) -> list[LabelRecord]:
-    """The labels of one category.
+def read_records(
+    path: Path, workspace: Workspace, source_category: str | None = None
+) -> tuple[list[LabelRecord], Counter[str]]:
+    """The labels of one category, and how many were left out by reason (none here).
 
     Raises:
         UserError: no such category in the file, or it is not of this format.
@@ -51,7 +54,8 @@ def read_records(path: Path, workspace: Workspace, source_category: str | None =
         names = [str(name) for name in names_of[ids[0]]["keypoints"]]
         mapping = map_names(workspace.category.skeleton, names, str(path))
         chosen = [(n, a) for n, a in enumerate(annotations) if int(a["category_id"]) in ids]
-        return [_record(n, a, images, len(names), mapping, path) for n, a in chosen]
+        records = [_record(n, a, images, len(names), mapping, path) for n, a in chosen]
+        return records, Counter()
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{path}: expected Animal-Pose's images, annotations and categories; found a problem at "

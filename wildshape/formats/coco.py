@@ -26,6 +26,20 @@ SOURCE = "coco"
 _SHIFT = 0.5
 
 
+def find_file(root: Path) -> Path:
+    """The annotation file of a folder, or the file itself.
+
+    Raises:
+        UserError: there is not exactly one.
+    """
+    if root.is_file():
+        return root
+    found = sorted(root.glob("*.json")) or sorted(root.glob("annotations/*.json"))
+    if len(found) != 1:
+        raise UserError(f"expected one JSON file in {root}; found {len(found)}; run: with --root FILE.json")
+    return found[0]
+
+
 def read_records(
     path: Path, workspace: Workspace, source_category: str | None = None
 ) -> tuple[list[LabelRecord], Counter[str]]:

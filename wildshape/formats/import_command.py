@@ -20,13 +20,21 @@ import tyro
 from wildshape.cli import CommonConfig, say, script_main
 from wildshape.errors import UserError
 from wildshape.files import file_hash
-from wildshape.formats import animal_pose, animals3d, animals3d_labels, coco
+from wildshape.formats import (
+    animal_pose,
+    animals3d,
+    animals3d_labels,
+    coco,
+    deeplabcut,
+    stanford_extra,
+)
 from wildshape.formats.labelled import LabelledOptions, LabelledSet, build_labelled_set
 from wildshape.stage import Provenance, publish, up_to_date
 from wildshape.tables import Table, read_table
 from wildshape.workspace import Workspace
 
-FORMATS = ("animals3d", "coco", "animal_pose")
+READERS = {module.SOURCE: module for module in (coco, animal_pose, stanford_extra, deeplabcut)}
+FORMATS = ("animals3d", *READERS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +42,9 @@ class Config(CommonConfig):
     """Bring labels in from another format."""
 
     format: tyro.conf.Positional[str]
-    """animals3d (published label files), coco (keypoints) or animal_pose."""
+    """animals3d (published label files), coco (keypoints), animal_pose, stanford_extra or deeplabcut."""
     root: Path
-    """The data set's folder, or for coco its JSON file."""
+    """The data set's folder, or its annotation file."""
     images: Path | None = None
     """Folder of the pictures; by default where the format has them beside the labels."""
     source_category: str | None = None
@@ -73,30 +81,17 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     )
     if name == "animals3d":
         return _import_animals3d(config, workspace, root, options)
-    reader = animal_pose if name == "animal_pose" else coco
-    path = animal_pose.find_file(root) if name == "animal_pose" else _coco_file(root)
+    reader = READERS[name]
+    path = reader.find_file(root)
     folder = config.images or reader.image_folder(path)
     provenance = _provenance(config, name, {path.name: path}, folder)
 
     def make() -> LabelledSet:
-        dropped: Counter[str] = Counter()
-        if name == "animal_pose":
-            records = animal_pose.read_records(path, workspace, config.source_category)
-        else:
-            records, dropped = coco.read_records(path, workspace, config.source_category)
+        records, dropped = reader.read_records(path, workspace, config.source_category)
         found = build_labelled_set(records, folder, workspace, options, name)
         return replace(found, dropped=found.dropped + dropped)
 
     return _labelled(config, workspace, provenance, make, name)
-
-
-def _coco_file(root: Path) -> Path:
-    if root.is_file():
-        return root
-    found = sorted(root.glob("*.json")) or sorted(root.glob("annotations/*.json"))
-    if len(found) != 1:
-        raise UserError(f"expected one JSON file in {root}; found {len(found)}; run: with --root FILE.json")
-    return found[0]
 
 
 def _provenance(config: Config, name: str, files: Mapping[str, Path], folder: Path | None) -> Provenance:

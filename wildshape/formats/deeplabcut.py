@@ -1,0 +1,141 @@
+"""DeepLabCut: import of labelled frames (`CollectedData_*.csv` or `.h5`), such as Horse-10's.
+
+Columns are named by scorer, (individual,) body part and coordinate; rows by the picture's path below the
+project, in one column or in three. Positions are taken as pixel centres. There are no boxes: a box spans an
+animal's labelled keypoints, widened by a tenth of its longer side all round.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wildshape.errors import UserError
+from wildshape.formats.labelled import LabelRecord, map_keypoints, map_names
+from wildshape.workspace import Workspace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SOURCE = "deeplabcut"
+_MARGIN = 0.1
+_LEVELS = ("scorer", "individuals", "bodyparts", "coords")
+_SINGLE = "animal"
+
+
+def find_file(root: Path) -> Path:
+    """The annotation file of a folder, or the file itself.
+
+    Raises:
+        UserError: there is not exactly one.
+    """
+    if root.is_file():
+        return root
+    found = sorted(root.rglob("CollectedData_*.csv")) or sorted(root.rglob("CollectedData_*.h5"))
+    if len(found) != 1:
+        raise UserError(
+            f"expected one CollectedData_*.csv in {root}; found {len(found)}; run: with --root FILE"
+        )
+    return found[0]
+
+
+def image_folder(path: Path) -> Path:
+    """The project's folder, which picture paths start from: the nearest above that holds labeled-data."""
+    for folder in path.parents:
+        if (folder / "labeled-data").is_dir():
+            return folder
+    return path.parent
+
+
+def read_frame(path: Path) -> pd.DataFrame:
+    """The table: rows by path, columns by (scorer, individual, body part, coordinate).
+
+    Raises:
+        UserError: it is not of this format, or reading .h5 needs a package that is not there.
+    """
+    import pandas as pd
+
+    try:
+        if path.suffix in (".h5", ".hdf5"):
+            frame = pd.DataFrame(pd.read_hdf(path))
+        else:
+            with open(path, encoding="utf-8") as handle:
+                head = [handle.readline().split(",")[0].strip() for _ in range(4)]
+            header = [row for row, name in enumerate(head) if name in _LEVELS]
+            if len(header) not in (3, 4):
+                raise ValueError(f"a header that begins with {', '.join(head[:3])}")
+            frame = pd.read_csv(path, header=header, index_col=None, dtype=str)
+    except ImportError as error:
+        raise UserError(f"{path} needs PyTables; run: pip install tables, or give the .csv file") from error
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise UserError(f"{path}: expected DeepLabCut's labelled frames; found {reason}") from None
+    if path.suffix not in (".h5", ".hdf5"):
+        frame = _index_by_path(frame, path)
+    frame.index = ["/".join(key) if isinstance(key, tuple) else str(key) for key in frame.index]
+    if frame.columns.nlevels == 3:
+        frame.columns = pd.MultiIndex.from_tuples(
+            [(key[0], _SINGLE, key[1], key[2]) for key in frame.columns.tolist()]
+        )
+    if frame.columns.nlevels != 4 or not {"x", "y"} <= set(frame.columns.get_level_values(3)):
+        raise UserError(
+            f"{path}: expected columns named by scorer, body part and coordinate; found "
+            f"{', '.join(str(name) for name in frame.columns[:3])}"
+        )
+    return frame.apply(pd.to_numeric, errors="coerce")
+
+
+def _index_by_path(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Of a CSV file, the columns before the first coordinate make the path."""
+    last = frame.columns.nlevels - 1
+    if last not in (2, 3):
+        raise UserError(f"{path}: expected DeepLabCut's header of three or four rows; found {last + 1}")
+    coordinates = [name[last] in ("x", "y", "likelihood") for name in frame.columns]
+    first = coordinates.index(True) if True in coordinates else 0
+    if not first:
+        raise UserError(f"{path}: expected a column of picture paths and columns x and y; found none")
+    keys = frame.iloc[:, :first].fillna("").astype(str)
+    names = ["/".join(part for part in row if part) for row in keys.itertuples(index=False)]
+    table = frame.iloc[:, first:]
+    table.index = [name.replace("\\", "/") for name in names]
+    return table
+
+
+def read_records(
+    path: Path, workspace: Workspace, source_category: str | None = None
+) -> tuple[list[LabelRecord], Counter[str]]:
+    """All labels, and how many were left out by reason; the format names no category.
+
+    Raises:
+        UserError: keypoints that do not fit, or not this format.
+    """
+    frame = read_frame(path)
+    people = list(dict.fromkeys(frame.columns.get_level_values(1)))
+    records, dropped = [], Counter[str]()
+    for individual in people:
+        part = frame.loc[:, frame.columns.get_level_values(1) == individual]
+        names = list(dict.fromkeys(str(name) for name in part.columns.get_level_values(2)))
+        mapping = map_names(workspace.category.skeleton, names, str(path))
+        scorer = part.columns.get_level_values(0)[0]
+        values = np.stack(
+            [part[[(scorer, individual, name, axis) for name in names]].to_numpy() for axis in ("x", "y")],
+            -1,
+        )
+        for picture, xy in zip(part.index, values):
+            seen = np.isfinite(xy).all(-1)
+            if seen.sum() < 2:
+                dropped["fewer than two labelled keypoints"] += 1
+                continue
+            mapped, visible = map_keypoints(xy, np.where(seen, 2, 0), mapping)
+            name = str(picture)
+            records.append(LabelRecord(name, f"{name}:{individual}", _box(xy[seen]), mapped, visible))
+    return records, dropped
+
+
+def _box(xy: np.ndarray) -> np.ndarray:
+    low, high = xy.min(0), xy.max(0)
+    margin = _MARGIN * (high - low).max()
+    return np.concatenate([low - margin, high + margin])
