@@ -1,4 +1,4 @@
-"""DeepLabCut: import of labelled frames (`CollectedData_*.csv` or `.h5`), such as Horse-10's.
+"""DeepLabCut: labelled frames in (`CollectedData_*.csv` or `.h5`, such as Horse-10's) and out (`.csv`).
 
 Columns are named by scorer, (individual,) body part and coordinate; rows by the picture's path below the
 project, in one column or in three. Positions are taken as pixel centres. There are no boxes: a box spans an
@@ -7,6 +7,8 @@ animal's labelled keypoints, widened by a tenth of its longer side all round.
 
 from __future__ import annotations
 
+import csv
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wildshape.errors import UserError
+from wildshape.files import atomic_path, atomic_write
 from wildshape.formats.labelled import LabelRecord, map_keypoints, map_names
+from wildshape.stage import progress
+from wildshape.tables import Table
 from wildshape.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -133,6 +138,56 @@ def read_records(
             name = str(picture)
             records.append(LabelRecord(name, f"{name}:{individual}", _box(xy[seen]), mapped, visible))
     return records, dropped
+
+
+def export_labels(labels: Table, images: Table, workspace: Workspace, out: Path) -> dict[str, int]:
+    """Write `labeled-data/<category>/CollectedData_wildshape.csv` with the pictures beside it.
+
+    DeepLabCut knows no visibility: occluded keypoints are written like visible ones. Where a picture shows
+    several animals, they become individuals.
+
+    Args:
+        labels: a labels table.
+        images: the images that it refers to.
+        workspace: where their files lie.
+        out: the project's folder.
+
+    Returns:
+        Animals written, by file relative to `out`.
+
+    Raises:
+        UserError: a picture is missing.
+    """
+    place = f"labeled-data/{workspace.category.name}"
+    paths = dict(zip(images["image_id"], images["path"]))
+    rows_of: dict[str, list[int]] = {}
+    for row, image_id in enumerate(labels["image_id"]):
+        rows_of.setdefault(str(image_id), []).append(row)
+    most = max(map(len, rows_of.values()), default=0)
+    parts = workspace.category.skeleton.keypoints
+    animals = [f"animal{number + 1}" for number in range(most)]
+    several = most > 1
+    columns = [(animal, part, axis) for animal in animals for part in parts for axis in ("x", "y")]
+    header = [("scorer", *["wildshape"] * len(columns))]
+    header += [("individuals", *(animal for animal, _, _ in columns))] if several else []
+    header.append(("bodyparts", *(part for _, part, _ in columns)))
+    header.append(("coords", *(axis for _, _, axis in columns)))
+    lines: list[tuple[str, ...]] = []
+    for image_id, rows in progress(rows_of.items(), "export deeplabcut", unit="image"):
+        source = workspace.image_file(paths[image_id]) if paths.get(image_id) else None
+        if source is None or not source.is_file():
+            raise UserError(f"expected the picture of {image_id} at {source}; found none")
+        name = f"{place}/{image_id}{source.suffix}"
+        with atomic_path(out / name) as temporary:
+            shutil.copyfile(source, temporary)
+        values = np.full((most, len(parts), 2), np.nan)
+        seen = labels["visible"][rows] > 0
+        values[: len(rows)] = np.where(seen[..., None], labels["xy"][rows], np.nan)
+        lines.append((name, *("" if np.isnan(value) else repr(float(value)) for value in values.ravel())))
+    file = f"{place}/CollectedData_wildshape.csv"
+    with atomic_write(out / file, "w") as handle:
+        csv.writer(handle, lineterminator="\n").writerows([*header, *lines])
+    return {file: len(labels)}
 
 
 def _box(xy: np.ndarray) -> np.ndarray:

@@ -14,11 +14,11 @@ import tyro
 
 from wildshape.cli import CommonConfig, say, script_main
 from wildshape.errors import UserError
-from wildshape.formats import animals3d, animals3d_labels, coco
+from wildshape.formats import animals3d, animals3d_labels, coco, deeplabcut
 from wildshape.tables import Table
 from wildshape.workspace import Workspace
 
-FORMATS = ("animals3d", "coco")
+FORMATS = ("animals3d", "coco", "deeplabcut")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +26,8 @@ class Config(CommonConfig):
     """Write labels and pseudo-labels in another format; files that are there are replaced."""
 
     format: tyro.conf.Positional[str]
-    """animals3d (published label files and filelists) or coco (keypoints, one file a split and one a
-    selection)."""
+    """animals3d (published label files and filelists), coco (keypoints, one file a split and one a
+    selection) or deeplabcut (labelled photos)."""
     out: Path
     """Folder to write to."""
 
@@ -53,6 +53,9 @@ def run(config: Config, workspace: Workspace) -> dict[str, int]:
         if has_labels or not written:
             labels, images = _labels(workspace, "export coco")
             written = coco.export_labels(labels, images, workspace.category.skeleton, out) | written
+    elif name == "deeplabcut":
+        labels, images = _labels(workspace, "export deeplabcut")
+        written = deeplabcut.export_labels(labels, images, workspace, out)
     else:
         has_instances = workspace.table_path("instances").exists()
         written = animals3d.export_published(workspace, out) if has_instances or not has_labels else {}

@@ -158,7 +158,8 @@ def test_missing_pieces_are_named(animal_pose, make_workspace, tmp_path, capsys)
     (animal_pose / "keypoints.json").unlink()
     with pytest.raises(UserError, match="expected keypoints.json of Animal-Pose"):
         bring_in(make_workspace(), "animal_pose", animal_pose)
-    with pytest.raises(UserError, match="expected a format among animals3d, coco, animal_pose, .*; found voc"):
+    formats = "expected a format among animals3d, coco, animal_pose, .*; found voc"
+    with pytest.raises(UserError, match=formats):
         bring_in(make_workspace(), "voc", animal_pose)
 
 

@@ -10,7 +10,7 @@ import pytest
 from small_labels import bring_in, save_picture
 
 from wildshape.errors import UserError
-from wildshape.formats import deeplabcut
+from wildshape.formats import deeplabcut, export_command
 from wildshape.formats.masks import decode_mask, encode_mask
 from wildshape.workspace import Workspace
 
@@ -141,6 +141,29 @@ def test_deeplabcut_with_several_animals(workspace, tmp_path):
     records, dropped = deeplabcut.read_records(deeplabcut.find_file(tmp_path), workspace)
     assert len(records) == 10 and dropped["fewer than two labelled keypoints"] == 2
     assert {record.source_id.rpartition(":")[2] for record in records} == {"one", "two"}
+
+
+@pytest.mark.parametrize("individuals", [None, ["one", "two"]])
+def test_deeplabcut_round_trip(workspace, tmp_path, individuals):
+    frames(individuals, root=tmp_path).to_csv(tmp_path / "labeled-data" / "CollectedData_me.csv")
+    bring_in(workspace, "deeplabcut", tmp_path)
+    out = tmp_path / "out"
+    written = export_command.run(
+        export_command.Config(format="deeplabcut", out=out, category="cow"), workspace
+    )
+    count = 10 if individuals else 5
+    assert written == {"labeled-data/cow/CollectedData_wildshape.csv": count}
+    other = Workspace(tmp_path / "other", "cow")
+    other.mark()
+    bring_in(other, "deeplabcut", out)
+    old, new = workspace.load("labels"), other.load("labels")
+    assert len(new) == count
+    key = [tuple(np.nan_to_num(xy).ravel()) for xy in old["xy"]]
+    found = [tuple(np.nan_to_num(xy).ravel()) for xy in new["xy"]]
+    assert sorted(key) == sorted(found)
+    assert set(other.load("labelled_images")["image_id"]) == set(
+        workspace.load("labelled_images")["image_id"]
+    )
 
 
 def test_deeplabcut_that_does_not_fit(workspace, tmp_path):
