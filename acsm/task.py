@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -126,7 +127,7 @@ class FrozenShapeTask(ShapeTask):
     """
 
     def prepare(self) -> None:
-        """Fix the encoder's ResNet and compute its feature maps."""
+        """Fix the encoder's ResNet."""
         self.model.encoder.backbone.requires_grad_(False)
         samples, config = self.samples, self.config
         room = MOST_BYTES // (len(samples) * 2 * 512 * math.ceil(config.image_size / 32) ** 2)
@@ -136,7 +137,8 @@ class FrozenShapeTask(ShapeTask):
                 f"{config.image_size} px, whose feature maps are kept in memory; "
                 f"found {config.frozen_crops}"
             )
-        self._variants = self._look()
+        self._lock = threading.Lock()
+        self._variants: list[dict[str, np.ndarray]] = []
 
     @torch.no_grad()
     def _look(self) -> list[dict[str, np.ndarray]]:
@@ -167,6 +169,8 @@ class FrozenShapeTask(ShapeTask):
         """One of the animal's crops as ``features`` float16 [512, s, s], with its targets."""
         index = self._choose(index, rng)
         turn = int(rng.integers(self.config.frozen_crops))
+        with self._lock:  # of the threads that prepare samples the first one computes the feature maps
+            self._variants = self._variants or self._look()
         return self._variants[turn * len(self.samples) + index]
 
     def predict(self, batch: dict[str, Tensor], articulated: bool) -> dict[str, Tensor]:
