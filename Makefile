@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin
+# Test processes; each takes a file at a time and computes on one core.
+WORKERS ?= 2
 STAMP := $(VENV)/.installed-$(shell cksum < pyproject.toml | cut -d' ' -f1)
 
 .PHONY: demo test lint bench install clean
@@ -23,7 +25,7 @@ demo: $(STAMP)
 	$(RUN)/wildshape demo $(ARGS)
 
 test: $(STAMP)
-	$(RUN)/python -m pytest $(ARGS)
+	$(RUN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 lint: $(STAMP)
 	$(RUN)/ruff check .

@@ -213,7 +213,8 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
             )
         seconds = time.perf_counter() - began
         metrics.update({"files": [path.name for path in files], **counts.as_dict()})
-        metrics.update({"kept": len(table), "seconds": round(seconds, 2)})
+        metrics.update({"kept": len(table), "not_sampled": counts.selected - len(table)})
+        metrics["seconds"] = round(seconds, 2)
         if config.explain:
             say(explanation(counts, query))
         return table

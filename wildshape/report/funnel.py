@@ -48,6 +48,8 @@ SEARCH_WORDS: Mapping[str, str] = {
     "videos": "videos",
     "repeated": "listed before",
     "malformed": "malformed lines",
+    "license": "under other licences",
+    "not_sampled": "not drawn into the sample",
 }
 
 
