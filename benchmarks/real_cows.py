@@ -31,7 +31,7 @@ from wildshape.workspace import Workspace
 
 OTHERS = ("horse", "sheep", "dog")
 FRACTIONS = (0.6, 0.1, 0.3)
-ENCODER_STEPS = 500
+STEPS = {"pose_steps": 1000, "encoder_steps": 500, "acsm_steps": 2500}
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def pretrain(options: Options) -> dict[str, Path]:
             backbone=backbone,
             head_channels=sizes.head_channels,
             image_size=sizes.pose_image_size,
-            steps=2 * sizes.pose_steps,
+            steps=2 * STEPS["pose_steps"],
             batch_size=sizes.pose_batch_size,
             seed=100,
         )
@@ -103,7 +103,7 @@ def run_split(options: Options, split: int, name: str, starts: dict[str, Path]) 
         score_threshold=0.5,
         size="cpu",
         selection_num=options.web_num,
-        encoder_steps=ENCODER_STEPS,
+        **STEPS,
         labels_from=",".join(OTHERS),
         seed=split,
         **starts,
