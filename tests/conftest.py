@@ -35,6 +35,9 @@ def _has_cuda() -> bool:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # The longest file goes first, so that the other processes do not wait for it in the end.
+    items.sort(key=lambda item: item.path.name != "test_pipeline.py")
+
     def skip(marker: str, reason: str) -> None:
         for item in items:
             if item.get_closest_marker(marker):
