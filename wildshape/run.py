@@ -32,7 +32,8 @@ class Sizes:
         aux_backbone: ResNet of the second pose network, with which CF-CM compares.
         head_channels: Width of the pose networks' heads.
         pose_image_size: Side of their square input, in pixels.
-        pose_steps: Their optimiser steps.
+        pose_steps: Optimiser steps of the pose network.
+        aux_steps: Those of the second one, which need only be good enough to disagree.
         pose_batch_size: Their items a step.
         encoder_steps: Optimiser steps for which each arm's encoder goes on learning keypoints from the
             arm's animals, before it is left as it is; 0: it stays as the pose network left it.
@@ -49,6 +50,7 @@ class Sizes:
     head_channels: int
     pose_image_size: int
     pose_steps: int
+    aux_steps: int
     pose_batch_size: int
     encoder_steps: int
     acsm_image_size: int
@@ -60,9 +62,9 @@ class Sizes:
 
 
 SIZES = {
-    "full": Sizes("resnet50", "resnet34", 256, 256, 10_000, 32, 0, 256, 20_000, 12, 5e-4, False, 1000),
-    "cpu": Sizes("resnet18", "resnet18", 64, 128, 900, 16, 250, 128, 2000, 48, 7e-4, True, 500),
-    "miniature": Sizes("resnet18", "resnet18", 16, 64, 6, 8, 4, 64, 6, 8, 5e-4, True, 10),
+    "full": Sizes("resnet50", "resnet34", 256, 256, 10_000, 10_000, 32, 0, 256, 20_000, 12, 5e-4, False, 1000),
+    "cpu": Sizes("resnet18", "resnet18", 64, 128, 700, 500, 16, 250, 128, 2000, 48, 7e-4, True, 500),
+    "miniature": Sizes("resnet18", "resnet18", 16, 64, 6, 6, 8, 4, 64, 6, 8, 5e-4, True, 10),
 }
 
 
@@ -91,7 +93,7 @@ class Config(CommonConfig):
     selection_num: int | None = None
     """Pseudo-labels that a criterion keeps."""
     pose_steps: int | None = None
-    """Optimiser steps of the pose networks."""
+    """Optimiser steps of the pose networks, of both."""
     encoder_steps: int | None = None
     """Optimiser steps for which each arm's encoder goes on learning keypoints from the arm's animals."""
     acsm_steps: int | None = None
@@ -129,6 +131,8 @@ def sizes_for(config: Config) -> Sizes:
         for field in fields(Sizes)
         if getattr(config, field.name, None) is not None
     }
+    if "pose_steps" in given:
+        given["aux_steps"] = given["pose_steps"]
     return replace(chosen, **given)
 
 
@@ -219,15 +223,14 @@ class Pipeline:
     def pose(self) -> None:
         """Train both pose networks, measure the first, and label every detected animal."""
         sizes, config = self.sizes, self.config
-        shared = {"head_channels": sizes.head_channels, **self._pose_training(sizes.pose_steps)}
-        for is_aux, backbone, init in (
-            (False, sizes.backbone, config.pose_init),
-            (True, sizes.aux_backbone, config.aux_init),
+        for is_aux, backbone, steps, init in (
+            (False, sizes.backbone, sizes.pose_steps, config.pose_init),
+            (True, sizes.aux_backbone, sizes.aux_steps, config.aux_init),
         ):
             which = "second pose network" if is_aux else "pose network"
             # A checkpoint to start from brings its own architecture.
             arch = {"backbone": backbone} if init is None else {"head_channels": None}
-            settings = {**shared, **arch}
+            settings = {"head_channels": sizes.head_channels, **self._pose_training(steps), **arch}
             self.call(f"train {which}", "pose.train", is_aux=is_aux, init=init, **settings)
             # Averaged with the mirror's, left and right are confused less, and doubt shows.
             self.call(f"measure {which}", "pose.evaluate", is_aux=is_aux, flip_average=True)
