@@ -62,7 +62,9 @@ class Sizes:
 
 
 SIZES = {
-    "full": Sizes("resnet50", "resnet34", 256, 256, 10_000, 10_000, 32, 0, 256, 20_000, 12, 5e-4, False, 1000),
+    "full": Sizes(
+        "resnet50", "resnet34", 256, 256, 10_000, 10_000, 32, 0, 256, 20_000, 12, 5e-4, False, 1000
+    ),
     "cpu": Sizes("resnet18", "resnet18", 64, 128, 700, 500, 16, 250, 128, 2000, 48, 7e-4, True, 500),
     "miniature": Sizes("resnet18", "resnet18", 16, 64, 6, 6, 8, 4, 64, 6, 8, 5e-4, True, 10),
 }
