@@ -25,7 +25,7 @@ demo: $(STAMP)
 	$(RUN)/wildshape demo $(ARGS)
 
 test: $(STAMP)
-	$(RUN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
+	$(RUN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(STAMP)
 	$(RUN)/ruff check .
