@@ -15,7 +15,7 @@ import numpy as np
 
 from wildshape.errors import UserError
 from wildshape.files import read_json, write_json
-from wildshape.formats.labelled import LabelRecord, map_keypoints, map_names
+from wildshape.formats.labelled import LabelRecord, map_keypoints, map_names, one_file
 from wildshape.formats.masks import encode_segmentation, mask_area
 from wildshape.geometry import xywh_to_xyxy, xyxy_to_xywh
 from wildshape.skeleton import Skeleton
@@ -32,12 +32,7 @@ def find_file(root: Path) -> Path:
     Raises:
         UserError: there is not exactly one.
     """
-    if root.is_file():
-        return root
-    found = sorted(root.glob("*.json")) or sorted(root.glob("annotations/*.json"))
-    if len(found) != 1:
-        raise UserError(f"expected one JSON file in {root}; found {len(found)}; run: with --root FILE.json")
-    return found[0]
+    return one_file(root, "JSON file", "*.json", "annotations/*.json")
 
 
 def read_records(

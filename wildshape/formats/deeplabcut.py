@@ -17,7 +17,7 @@ import numpy as np
 
 from wildshape.errors import UserError
 from wildshape.files import atomic_path, atomic_write
-from wildshape.formats.labelled import LabelRecord, map_keypoints, map_names
+from wildshape.formats.labelled import LabelRecord, map_keypoints, map_names, one_file
 from wildshape.stage import progress
 from wildshape.tables import Table
 from wildshape.workspace import Workspace
@@ -37,14 +37,7 @@ def find_file(root: Path) -> Path:
     Raises:
         UserError: there is not exactly one.
     """
-    if root.is_file():
-        return root
-    found = sorted(root.rglob("CollectedData_*.csv")) or sorted(root.rglob("CollectedData_*.h5"))
-    if len(found) != 1:
-        raise UserError(
-            f"expected one CollectedData_*.csv in {root}; found {len(found)}; run: with --root FILE"
-        )
-    return found[0]
+    return one_file(root, "CollectedData_*.csv", "**/CollectedData_*.csv", "**/CollectedData_*.h5")
 
 
 def image_folder(path: Path) -> Path:

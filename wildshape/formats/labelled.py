@@ -114,6 +114,20 @@ class LabelledSet:
     dropped: Counter[str] = field(default_factory=Counter)
 
 
+def one_file(root: Path, what: str, *patterns: str) -> Path:
+    """The file itself, or the one file of a folder that the first pattern with any finds.
+
+    Raises:
+        UserError: there is not exactly one.
+    """
+    if root.is_file():
+        return root
+    found = next((files for pattern in patterns if (files := sorted(root.glob(pattern)))), [])
+    if len(found) != 1:
+        raise UserError(f"expected one {what} in {root}; found {len(found)}; run: with --root FILE")
+    return found[0]
+
+
 def map_keypoints(
     xy: np.ndarray, visible: np.ndarray, mapping: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:

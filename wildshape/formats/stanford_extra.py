@@ -15,7 +15,7 @@ import numpy as np
 
 from wildshape.errors import UserError
 from wildshape.files import read_json
-from wildshape.formats.labelled import LabelRecord, map_keypoints, map_names
+from wildshape.formats.labelled import LabelRecord, map_keypoints, map_names, one_file
 from wildshape.formats.masks import encode_segmentation
 from wildshape.geometry import xywh_to_xyxy
 from wildshape.workspace import Workspace
@@ -36,12 +36,7 @@ def find_file(root: Path) -> Path:
     Raises:
         UserError: there is not exactly one.
     """
-    if root.is_file():
-        return root
-    found = sorted(root.glob("StanfordExtra*.json"))
-    if len(found) != 1:
-        raise UserError(f"expected one StanfordExtra*.json in {root}; found {len(found)}")
-    return found[0]
+    return one_file(root, "StanfordExtra*.json", "StanfordExtra*.json")
 
 
 def image_folder(path: Path) -> Path:
