@@ -25,7 +25,7 @@ from wildshape.device import bfloat16_pays, pick_device
 from wildshape.errors import UserError
 from wildshape.records import AnimalRecords, tell_skipped
 from wildshape.stage import Provenance, input_hashes
-from wildshape.training import FitConfig, fit
+from wildshape.training import FitConfig, fit, fit_config
 from wildshape.training_data import TrainingDataConfig
 
 if TYPE_CHECKING:
@@ -217,18 +217,11 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
 
 
 def _fit_config(config: Config, arm: str, device: torch.device) -> FitConfig:
-    return FitConfig(
-        steps=config.steps,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        eval_every=config.eval_every,
-        time_limit=config.time_limit,
-        num_workers=config.num_workers,
+    return fit_config(
+        config,
         metric="auc",
-        schedule=config.schedule,
         warmup=min(100, config.steps // 10),
         autocast=bfloat16_pays(config.precision, device),
-        overwrite=config.overwrite,
         title=f"acsm {arm}",
     )
 

@@ -50,7 +50,7 @@ def run_seed(options: argparse.Namespace, seed: int) -> dict[str, Any]:
     pipeline = Pipeline(Config(**common, labels="diorama", seed=seed, size="cpu", **steps), workspace)
     with importlib.import_module("prepare_data.diorama.server").serving(workspace):
         pipeline.images()
-    pipeline.boxes("diorama")
+    pipeline.boxes("simulated")
     truth_keypoints(workspace)
     pipeline.pose()
     pipeline.train_acsm("labels")

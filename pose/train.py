@@ -23,7 +23,7 @@ from wildshape.metrics import pck
 from wildshape.pretrained import load_imagenet_backbone
 from wildshape.records import AnimalRecords, join_records, tell_skipped
 from wildshape.stage import Provenance, input_hashes
-from wildshape.training import FitConfig, fit
+from wildshape.training import fit, fit_config
 from wildshape.training_data import TrainingDataConfig, labelled, training_records
 
 if TYPE_CHECKING:
@@ -279,18 +279,13 @@ def run(config: Config, workspace: "Workspace") -> dict[str, Any]:
     )
     result = fit(
         task,
-        FitConfig(
-            steps=config.steps,
-            batch_size=config.batch_size,
+        fit_config(
+            config,
             seed=settings.seed,
-            eval_every=config.eval_every,
-            time_limit=config.time_limit,
-            num_workers=config.num_workers,
             metric=f"pck@{settings.best_by:g}",
             schedule=settings.schedule,
             warmup=min(100, config.steps // 10),
             autocast=bfloat16_pays(config.precision, device),
-            overwrite=config.overwrite,
             title=name,
         ),
         workspace.checkpoint_dir(name),

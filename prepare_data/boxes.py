@@ -23,12 +23,14 @@ class BoxRules:
         score_threshold: Least score.
         max_per_image: At most so many an image; None keeps all.
         small_side: Longer side in pixels below which a box is flagged small.
+        sure_score: Score below which a box that is kept all the same is flagged low_score.
     """
 
     labels: frozenset[str]
     score_threshold: float
     max_per_image: int | None = None
     small_side: float = 32.0
+    sure_score: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ class ChosenBoxes:
     Attributes:
         boxes: box_xyxy float64 [N, 4], image frame (pixel centres), clipped to the image.
         scores: float64 [N].
-        flags: Comma lists of truncated (touches the border within 2 px), small, and crowd (more
-            than a quarter of the smaller box is shared with another kept box).
+        flags: Comma lists of truncated (touches the border within 2 px), small, crowd (more
+            than a quarter of the smaller box is shared with another kept box), and low_score.
     """
 
     boxes: np.ndarray
@@ -86,17 +88,16 @@ def choose_boxes(
         "no_area": int((ours & sure & ~area).sum()),
         "over_limit": len(kept) - len(chosen),
     }
-    return ChosenBoxes(
-        clipped[chosen], scores[chosen], _flags(clipped[chosen], limits, rules.small_side)
-    ), dropped
+    flags = _flags(clipped[chosen], scores[chosen], limits, rules)
+    return ChosenBoxes(clipped[chosen], scores[chosen], flags), dropped
 
 
-def _flags(boxes: np.ndarray, limits: np.ndarray, small_side: float) -> list[str]:
+def _flags(boxes: np.ndarray, scores: np.ndarray, limits: np.ndarray, rules: BoxRules) -> list[str]:
     if not len(boxes):
         return []
     truncated = (boxes[:, :2] < -0.5 + BORDER).any(1) | (boxes[:, 2:] > limits[2:] - BORDER).any(1)
     sides = boxes[:, 2:] - boxes[:, :2]
-    small = sides.max(1) < small_side
+    small = sides.max(1) < rules.small_side
     low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
     shared = np.clip(high - low, 0, None).prod(-1)
@@ -104,10 +105,8 @@ def _flags(boxes: np.ndarray, limits: np.ndarray, small_side: float) -> list[str
     overlap = shared / np.minimum(area[:, None], area[None, :])
     np.fill_diagonal(overlap, 0.0)
     crowd = overlap.max(1) > CROWD_OVERLAP
-    names = ("truncated", "small", "crowd")
-    return [
-        ",".join(name for name, holds in zip(names, row) if holds) for row in zip(truncated, small, crowd)
-    ]
+    holds = {"truncated": truncated, "small": small, "crowd": crowd, "low_score": scores < rules.sure_score}
+    return [",".join(name for name in holds if holds[name][row]) for row in range(len(boxes))]
 
 
 def keep_ids(

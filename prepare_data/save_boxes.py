@@ -81,15 +81,16 @@ def box_rules(
     Args:
         category: The category; its COCO class, name and synonyms are taken.
         detector: Has its say on the threshold, if none is given.
-        score_threshold: Least score.
+        score_threshold: Least score; boxes below the detector's own threshold are flagged low_score.
         max_per_image: Most boxes an image.
         small_side: Boxes with a shorter longer side, in pixels, are flagged.
 
     Raises:
         UserError: if the category has no COCO class.
     """
-    threshold = default_threshold(detector) if score_threshold is None else score_threshold
-    return BoxRules(accepted_labels(category), threshold, max_per_image, small_side)
+    sure = default_threshold(detector)
+    threshold = sure if score_threshold is None else score_threshold
+    return BoxRules(accepted_labels(category), threshold, max_per_image, small_side, sure)
 
 
 class BoxStage(MapStage):

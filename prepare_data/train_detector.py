@@ -21,7 +21,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from prepare_data.average_precision import average_precision
+from prepare_data.average_precision import average_precision, best_threshold
 from prepare_data.diorama.config import DioramaConfig
 from prepare_data.diorama.scene import Picture, render_picture
 from prepare_data.diorama.species import SPECIES
@@ -29,7 +29,7 @@ from prepare_data.diorama.zoo import Zoo
 from wildshape.cli import guarded, say
 from wildshape.device import pick_device
 from wildshape.stage import Provenance, progress
-from wildshape.training import FitConfig, fit, load_checkpoint, save_checkpoint
+from wildshape.training import fit, fit_config, load_checkpoint, save_checkpoint
 
 MODEL = "ssdlite320_mobilenet_v3_large"
 LABELS = ("__background__", *sorted(SPECIES))
@@ -50,13 +50,13 @@ class Config:
     """Pictures to train on, of all species alike."""
     val_pictures: int = 480
     """Pictures to validate on."""
-    steps: int = 8000
+    steps: int = 3000
     """Optimiser steps."""
     batch_size: int = 16
     """Pictures a step."""
     lr: float = 2e-3
     """AdamW's learning rate, falling to a hundredth by a cosine."""
-    eval_every: int = 1000
+    eval_every: int = 500
     """Steps between evaluations."""
     seed: int = 9000
     """Seed of the pictures and of the training; worlds should have another."""
@@ -156,7 +156,7 @@ class DetectorTask:
             model = torchvision.models.get_model(
                 MODEL, weights=None, weights_backbone=None, num_classes=len(LABELS)
             )
-        self.model = model.to(device)
+        self.model = model.to(device, memory_format=torch.channels_last)
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=1e-4)
         self._train, self._val, self._device = train, val, device
 
@@ -169,7 +169,7 @@ class DetectorTask:
 
     def loss(self, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
         """SSD's losses of boxes and classes."""
-        images = batch["image"].permute(0, 3, 1, 2).float() / 255
+        images = batch["image"].permute(0, 3, 1, 2).float() / 255  # channels last in memory
         targets = [
             {"boxes": boxes[labels > 0], "labels": labels[labels > 0]}
             for boxes, labels in zip(batch["boxes"], batch["labels"])
@@ -177,9 +177,13 @@ class DetectorTask:
         losses = self.model(list(images), targets)
         return sum(losses.values()), {name: float(value.detach()) for name, value in losses.items()}
 
-    @torch.inference_mode()
     def evaluate(self) -> dict[str, float]:
         """COCO's average precision on the validation pictures, in percent."""
+        return average_precision(*self.found())
+
+    @torch.inference_mode()
+    def found(self) -> tuple[list[Any], list[Any], int]:
+        """Truth and detections of the validation pictures, as `average_precision` takes them."""
         self.model.eval()
         found = []
         for example in self._val:
@@ -187,8 +191,7 @@ class DetectorTask:
             tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 255
             (result,) = self.model([tensor.to(self._device)])
             found.append(tuple(result[key].cpu().numpy() for key in ("boxes", "scores", "labels")))
-        truth = [(example.boxes, example.labels) for example in self._val]
-        return average_precision(truth, found, len(LABELS) - 1)
+        return [(example.boxes, example.labels) for example in self._val], found, len(LABELS) - 1
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -198,28 +201,29 @@ def run(config: Config) -> dict[str, Any]:
     task = DetectorTask(config, train, val, pick_device(config.device))
     kept = {"out", "time_limit", "num_workers", "device", "overwrite", "debug", "eval_every"}
     settings = {key: value for key, value in asdict(config).items() if key not in kept}
-    fitting = FitConfig(
-        steps=config.steps,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        eval_every=config.eval_every,
-        time_limit=config.time_limit,
-        num_workers=config.num_workers,
+    fitting = fit_config(
+        config,
         metric="ap",
         schedule="cosine",
         warmup=min(500, config.steps // 10),
-        overwrite=config.overwrite,
         title="detector",
     )
     extra = {"kind": "detector", "model": MODEL, "categories": list(LABELS)}
     result = fit(task, fitting, config.out, Provenance("train_detector", settings), extra)
     best = load_checkpoint(result.best_path, "detector")["model"]
     half = {name: value.half() if value.is_floating_point() else value for name, value in best.items()}
+    task.model.load_state_dict(half)
+    threshold, f1 = best_threshold(*task.found())
+    metrics = {**result.metrics, "f1": 100 * f1, "score_threshold": threshold}
+    facts = {"architecture": MODEL, "categories": list(LABELS), "score_threshold": threshold}
     weights = config.out / "detector.pt"
-    save_checkpoint(weights, {"model": half, "categories": list(LABELS), "metrics": result.metrics})
+    save_checkpoint(weights, {"model": half, **facts, "metrics": metrics})
     figures = ", ".join(f"{name} {value:.1f}" for name, value in result.metrics.items())
-    say(f"train_detector: {result.step} of {config.steps} steps; best on val: {figures} -> {weights}")
-    return {"finished": result.finished, **result.metrics}
+    say(
+        f"train_detector: {result.step} of {config.steps} steps; best on val: {figures}; "
+        f"F1 {100 * f1:.1f} from score {threshold:.2f} on -> {weights}"
+    )
+    return {"finished": result.finished, **metrics}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -83,7 +83,7 @@ class Config(CommonConfig):
     metadata: tuple[Path, ...] = ()
     """Metadata files to search for the category (YFCC100M, or lists of addresses)."""
     detector: str | None = None
-    """torchvision, detectron2, or a plug-in FILE.py:Class; by default torchvision."""
+    """As of save-boxes; by default torchvision, or simulated with --labels diorama."""
     score_threshold: float | None = None
     """Least score of a box; by default the detector's."""
     opts: tuple[str, ...] = ()
@@ -338,7 +338,7 @@ def truth_keypoints(workspace: Workspace) -> bool:
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """Run the whole sequence; returns seconds by step."""
     pipeline = Pipeline(config, workspace)
-    detector = config.detector or ("diorama" if config.labels == "diorama" else "torchvision")
+    detector = config.detector or ("simulated" if config.labels == "diorama" else "torchvision")
     serving: AbstractContextManager[Any] = nullcontext()
     if config.labels == "diorama":
         serving = importlib.import_module("prepare_data.diorama.server").serving(workspace)

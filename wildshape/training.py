@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -74,6 +74,16 @@ class FitConfig:
         if self.schedule == "cosine":
             factor *= 0.01 + 0.99 * (1 + math.cos(math.pi * step / self.steps)) / 2
         return factor
+
+
+def fit_config(settings: Any, **chosen: Any) -> FitConfig:
+    """The fields that a command's settings share with `FitConfig`, and what is chosen beside them."""
+    shared = {
+        item.name: getattr(settings, item.name)
+        for item in fields(FitConfig)
+        if hasattr(settings, item.name)
+    }
+    return FitConfig(**{**shared, **chosen})
 
 
 class TrainTask(Protocol):

@@ -6,7 +6,7 @@ A detector is named on the command line by `--detector`:
     detectron2[:CONFIG]          Detectron2's model zoo, by default the published X101 Faster R-CNN
     transformers[:MODEL]         RT-DETR, D-FINE and others, or Grounding DINO by the category's names
     mayaku:FILE.pth              Detectron2's models, converted, without Detectron2
-    diorama                      ground truth with stated errors, for the synthetic world only
+    simulated                    that world's ground truth with stated errors
     path/to/file.py:NAME         a class (made without arguments but `--opts`) or a callable of yours
 """
 
@@ -31,14 +31,15 @@ from wildshape.workspace import Workspace
 
 Detection = tuple[np.ndarray, np.ndarray, list[str]]
 PUBLISHED_THRESHOLD = 0.95
-SIMULATED = "simulated: ground truth with misses, false alarms and jitter"
+SIMULATED = "ground truth with misses, false alarms and jitter"
+DIORAMA_WEIGHTS = Path(__file__).parents[1] / "diorama" / "detector.pt"
 
 _BACKENDS: Mapping[str, tuple[str, str]] = {
     "torchvision": ("prepare_data.detectors.torchvision_models", "make"),
     "detectron2": ("prepare_data.detectors.detectron2_models", "make"),
     "transformers": ("prepare_data.detectors.transformers_models", "make"),
     "mayaku": ("prepare_data.detectors.mayaku_models", "make"),
-    "diorama": ("prepare_data.diorama.detector", "make"),
+    "simulated": ("prepare_data.diorama.simulated_detector", "make"),
 }
 
 
@@ -144,13 +145,15 @@ def find_detector(
         raise UserError(
             f"--detector: expected {', '.join(_BACKENDS)} or path/to/file.py:NAME; found {spec}"
         )
+    if backend == "diorama":
+        settings["weights hash"] = file_hash(DIORAMA_WEIGHTS)[:16]
     module, function = _BACKENDS[backend]
     request = DetectorRequest(model, options, device, workspace)
 
     def make() -> Detector:
         return getattr(importlib.import_module(module), function)(request)  # type: ignore[no-any-return]
 
-    return LoadedDetector(spec, make, settings, SIMULATED if backend == "diorama" else "")
+    return LoadedDetector(spec, make, settings, SIMULATED if backend == "simulated" else "")
 
 
 def _plug_in(file: Path, name: str, options: Mapping[str, str]) -> Detector:

@@ -12,7 +12,7 @@ import torch
 import torchvision
 from torchvision.models import detection
 
-from prepare_data.detectors import Detection, DetectorRequest
+from prepare_data.detectors import DIORAMA_WEIGHTS, Detection, DetectorRequest
 from wildshape.errors import UserError
 
 DEFAULT_MODEL = "fasterrcnn_resnet50_fpn_v2"
@@ -70,7 +70,8 @@ def make(request: DetectorRequest) -> TorchvisionDetector:
     """Build the model and load its weights.
 
     `--opts MODEL.WEIGHTS file.pt` names a state dict of the model, or a mapping with it under
-    `model` and, if its classes are not COCO's, their names under `categories` (background first).
+    `model`, under `categories` the names of its classes (background first) if they are not COCO's, and
+    under `score_threshold` the score from which a box is kept, if it is not the model's usual one.
     Without it torchvision's COCO weights are taken from its cache or downloaded into it.
 
     Raises:
@@ -85,11 +86,11 @@ def make(request: DetectorRequest) -> TorchvisionDetector:
     if opts:
         raise UserError(f"--detector torchvision: expected --opts MODEL.WEIGHTS FILE; found {sorted(opts)}")
     coco = torchvision.models.get_model_weights(name).DEFAULT
-    labels = list(coco.meta["categories"])
-    if file is None:
-        state = _published(name, coco)
-    else:
-        state, labels = _from_file(Path(file), labels)
+    saved = {"model": _published(name, coco)} if file is None else _from_file(Path(file))
+    state, labels = (
+        saved["model"],
+        [str(label) for label in saved.get("categories", coco.meta["categories"])],
+    )
     flag = _SCORE_FLAG.get(name.partition("_")[0], "score_thresh")
     model = torchvision.models.get_model(
         name, weights=None, weights_backbone=None, num_classes=len(labels), **{flag: _FLOOR}
@@ -101,7 +102,29 @@ def make(request: DetectorRequest) -> TorchvisionDetector:
         raise UserError(
             f"{file}: expected weights of {name} with {len(labels)} classes; {reason}"
         ) from None
-    return TorchvisionDetector(model, labels, _device(request.device), THRESHOLDS.get(name, 0.95))
+    threshold = saved.get("score_threshold", THRESHOLDS.get(name, 0.95))
+    return TorchvisionDetector(model, labels, _device(request.device), float(threshold))
+
+
+def make_diorama(request: DetectorRequest) -> TorchvisionDetector:
+    """The detector that comes with the package, trained on the synthetic world (train_detector.py).
+
+    Raises:
+        UserError: if it does not know the category, or options are given.
+    """
+    if request.opts or request.model:
+        found = " ".join([request.model, *request.opts]).strip()
+        raise UserError(f"--detector diorama: expected no model and no --opts; found {found}")
+    saved = _from_file(DIORAMA_WEIGHTS)
+    category = request.workspace.category.name
+    if category not in saved["categories"]:
+        known = ", ".join(saved["categories"][1:])
+        raise UserError(
+            f"--detector diorama: expected a category among {known}; found {category}; "
+            "run: with --detector simulated, or train one with prepare_data/train_detector.py"
+        )
+    opts = {"MODEL.WEIGHTS": str(DIORAMA_WEIGHTS)}
+    return make(DetectorRequest(saved["architecture"], opts, request.device, request.workspace))
 
 
 def _device(device: str) -> torch.device:
@@ -125,15 +148,13 @@ def _published(name: str, weights: Any) -> Mapping[str, torch.Tensor]:
     return state
 
 
-def _from_file(path: Path, labels: list[str]) -> tuple[Mapping[str, torch.Tensor], list[str]]:
+def _from_file(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         raise UserError(f"--opts MODEL.WEIGHTS: expected a file at {path}; found none")
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
         raise UserError(f"{path}: expected weights saved by torch; {str(error).splitlines()[0]}") from None
-    if isinstance(loaded, dict) and "model" in loaded:
-        return loaded["model"], [str(label) for label in loaded.get("categories", labels)]
     if not isinstance(loaded, dict):
         raise UserError(f"{path}: expected a state dict; found {type(loaded).__name__}")
-    return loaded, labels
+    return loaded if "model" in loaded else {"model": loaded}

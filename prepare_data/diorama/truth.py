@@ -11,10 +11,10 @@ from wildshape.tables import Table, read_facts
 from wildshape.workspace import Workspace
 
 
-def match_truth(
+def match_animals(
     instances: Table, images: Table, truth: Table, truth_images: Table, min_iou: float = 0.5
-) -> Table:
-    """Keypoints of the true animals behind detected ones.
+) -> tuple[dict[int, int], list[int]]:
+    """Which detected animal is which true one.
 
     A downloaded image is found among the true ones by its bytes, else by its photo id. In each image
     pairs of one category are matched by falling IoU, one to one.
@@ -27,9 +27,7 @@ def match_truth(
         min_iou: least IoU of a match.
 
     Returns:
-        Table of kind keypoints, transform "none", a row per matched instance in the instances'
-        order; confidence 1 where the keypoint is seen, else 0. Instances without a match are left
-        out.
+        The row in truth by the row in instances; and the rows of all true animals in these images.
     """
     known = {str(value) for value in truth_images["image_id"]}
     by_source = dict(zip(truth_images["source_id"], truth_images["image_id"]))
@@ -58,6 +56,28 @@ def match_truth(
             i, j = np.unravel_index(int(iou.argmax()), iou.shape)
             pairs[rows[i]] = candidates[j]
             iou[i, :] = iou[:, j] = -1.0
+    shown = set(there.values())
+    return pairs, [row for (image_id, _), rows in of_image.items() if image_id in shown for row in rows]
+
+
+def match_truth(
+    instances: Table, images: Table, truth: Table, truth_images: Table, min_iou: float = 0.5
+) -> Table:
+    """Keypoints of the true animals behind detected ones.
+
+    Args:
+        instances: see `match_animals`, as the others.
+        images: table of kind images.
+        truth: table of kind labels.
+        truth_images: table of kind images.
+        min_iou: least IoU of a match.
+
+    Returns:
+        Table of kind keypoints, transform "none", a row per matched instance in the instances'
+        order; confidence 1 where the keypoint is seen, else 0. Instances without a match are left
+        out.
+    """
+    pairs, _ = match_animals(instances, images, truth, truth_images, min_iou)
     rows = sorted(pairs)
     true = [pairs[row] for row in rows]
     meta = {"skeleton": truth.meta.get("skeleton", "")}
@@ -74,6 +94,38 @@ def match_truth(
         },
         meta,
     )
+
+
+def detection_quality(
+    instances: Table, images: Table, truth: Table, truth_images: Table, category: str
+) -> dict[str, float | int]:
+    """How well a category's animals were found, at IoU .5.
+
+    Args:
+        instances: see `match_animals`, as the others.
+        images: those that were looked at.
+        truth: table of kind labels.
+        truth_images: table of kind images.
+        category: whose animals count.
+
+    Returns:
+        detected, matched, true (animals in these images); precision and recall in 0..1; mean_iou of
+        the matches.
+    """
+    pairs, rows = match_animals(instances, images, truth, truth_images)
+    true = sum(truth["category"][row] == category for row in rows)
+    overlaps = [
+        box_iou(instances["box_xyxy"][[found]], truth["box_xyxy"][[row]])[0, 0]
+        for found, row in pairs.items()
+    ]
+    return {
+        "detected": len(instances),
+        "matched": len(pairs),
+        "true": int(true),
+        "precision": round(len(pairs) / max(len(instances), 1), 4),
+        "recall": round(len(pairs) / max(true, 1), 4),
+        "mean_iou": round(float(np.mean(overlaps)), 4) if overlaps else 0.0,
+    }
 
 
 def save_truth_keypoints(workspace: Workspace, *, overwrite: bool = True) -> Table:
@@ -95,5 +147,12 @@ def save_truth_keypoints(workspace: Workspace, *, overwrite: bool = True) -> Tab
         provenance,
         overwrite=overwrite and not current,
     )
-    say(f"match_truth: {len(table)} of {len(tables['instances'])} detected animals are true ones")
+    seen = tables["images"].take(tables["images"]["status"] == "ok")
+    name = workspace.category.name
+    found = detection_quality(tables["instances"], seen, tables["truth"], tables["truth_images"], name)
+    workspace.write_metrics("match_truth", found)
+    say(
+        f"match_truth: {found['matched']} of {found['detected']} detected animals are true ones, of "
+        f"{found['true']} {name}s in these images; mean IoU {found['mean_iou']:.2f}"
+    )
     return table

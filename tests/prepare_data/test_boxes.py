@@ -52,6 +52,9 @@ def test_flags():
     assert choose_boxes(boxes, [0.9] * 4, ["cow"] * 4, (200, 200), RULES)[0].flags[1] == "crowd"
     boxes[2, 0] = 156
     assert choose_boxes(boxes, [0.9] * 4, ["cow"] * 4, (200, 200), RULES)[0].flags[1] == ""
+    unsure = BoxRules(RULES.labels, 0.5, sure_score=0.75)
+    chosen, _ = choose_boxes(boxes, [0.9, 0.8, 0.7, 0.75], ["cow"] * 4, (200, 200), unsure)
+    assert chosen.flags == ["truncated", "", "", "small,low_score"]  # by falling score
 
 
 @given(st.lists(st.tuples(*[st.floats(-50, 150)] * 4, st.floats(0, 1)), max_size=12))

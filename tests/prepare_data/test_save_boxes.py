@@ -183,7 +183,7 @@ def len_boxes(settings: Config, workspace) -> int:
         (
             "yolo",
             (),
-            "expected torchvision, detectron2, transformers, mayaku, diorama or path/to/.*found yolo",
+            "expected torchvision, detectron2, transformers, mayaku, .*simulated or path/to/.*yolo",
         ),
         ("none.py:X", (), "expected a Python file at none.py"),
         (f"{PLUG_IN}:Circles", (), "expected a class Circles; found Squares, function, wrong"),
@@ -393,5 +393,5 @@ def test_provenance_names_the_images(photos, workspace):
 
 
 def test_the_simulated_detector_is_called_so(workspace):
-    assert find_detector("diorama", workspace).title.startswith("diorama (simulated: ground truth")
+    assert find_detector("simulated", workspace).title.startswith("simulated (ground truth")
     assert find_detector("torchvision", workspace).title == "torchvision"

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from prepare_data import train_detector
-from prepare_data.average_precision import average_precision
+from prepare_data.average_precision import average_precision, best_threshold
 from prepare_data.detectors import detect, find_detector
 from prepare_data.train_detector import LABELS, SIDE, Config, Example, augment, make_examples, run
 
@@ -65,6 +65,21 @@ def test_average_precision_by_hand():
     assert average_precision(truth, nothing, 2) == {"ap": 0.0, "ap50": 0.0, "ap75": 0.0}
 
 
+def test_the_best_threshold_by_hand():
+    """Of one class two true boxes score .9 and .6, a false one .7, two more false ones .3."""
+    boxes = np.array([[0.0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10], [60, 0, 70, 10], [80, 0, 90, 10]])
+    truth = [(boxes[:2], np.array([1, 1]))]
+    found = [(boxes, np.array([0.9, 0.6, 0.7, 0.3, 0.3]), np.ones(5, int))]
+    level, f1 = best_threshold(truth, found, 2)  # the second class is nowhere, and does not count
+    # all three down to .6: precision 2/3, recall 1; only the first: precision 1, recall 1/2
+    assert level == 0.6 and f1 == pytest.approx(0.8)
+    found = [(boxes, np.array([0.9, 0.3, 0.7, 0.6, 0.6]), np.ones(5, int))]
+    # precision 2/5 at recall 1 is F1 4/7; the first alone is 2/3
+    level, f1 = best_threshold(truth, found, 2)
+    assert level == 0.9 and f1 == pytest.approx(2 / 3)
+    assert best_threshold(truth, [(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int))], 2) == (0.5, 0.0)
+
+
 def test_a_training_leaves_weights_that_the_detector_reads(tmp_path, workspace, capsys):
     config = Config(
         out=tmp_path / "detector",
@@ -76,13 +91,14 @@ def test_a_training_leaves_weights_that_the_detector_reads(tmp_path, workspace, 
         device="cpu",
     )
     result = run(config)
-    assert result["finished"] and set(result) == {"finished", "ap", "ap50", "ap75"}
+    assert result["finished"] and set(result) == {"finished", "ap", "ap50", "ap75", "f1", "score_threshold"}
     weights = tmp_path / "detector" / "detector.pt"
     assert weights.stat().st_size < 10_000_000
     loaded = find_detector(
         f"torchvision:{train_detector.MODEL}", workspace, ("MODEL.WEIGHTS", str(weights)), "cpu"
     )
+    state = torch.load(weights, weights_only=True)
+    assert loaded.make().default_threshold == state["score_threshold"] == result["score_threshold"]
     ((boxes, scores, labels),) = detect(loaded.make(), loaded.name, [np.zeros((90, 120, 3), np.uint8)])
     assert boxes.shape == (len(scores), 4) and set(labels) <= set(LABELS)
-    state = torch.load(weights, weights_only=True)
     assert all(value.dtype != torch.float32 for value in state["model"].values())

@@ -41,6 +41,7 @@ BOX_WORDS: Mapping[str, str] = {
 }
 FLAG_WORDS: Mapping[str, str] = {
     "truncated": "cut by the image's edge", "small": "small", "crowd": "overlapping another",
+    "low_score": "under the detector's own threshold",
 }  # fmt: skip
 SEARCH_WORDS: Mapping[str, str] = {
     "no_word": "without the category's words",

@@ -16,11 +16,11 @@ from diorama_settings import SMALL
 from pycocotools import mask as coco_mask
 
 from prepare_data.diorama.config import DioramaConfig
-from prepare_data.diorama.detector import DetectorErrors, SimulatedDetector, make
 from prepare_data.diorama.listing import metadata_path, photo_of
 from prepare_data.diorama.lookup import Lookup
 from prepare_data.diorama.server import DioramaServer, serve, serving
-from prepare_data.diorama.truth import match_truth, save_truth_keypoints
+from prepare_data.diorama.simulated_detector import DetectorErrors, SimulatedDetector, make
+from prepare_data.diorama.truth import detection_quality, match_truth, save_truth_keypoints
 from prepare_data.diorama.world import build_world, world_dir
 from prepare_data.metadata import ScanCounts, scan
 from prepare_data.query import Query
@@ -316,6 +316,28 @@ def instances_of(truth: Table, rows: list[int], shift: float = 0.0) -> Table:
     return Table("instances", columns)
 
 
+def test_detection_quality_by_hand(world: Workspace) -> None:
+    """All horses but one are found a little aside, and one of another species is taken for a horse."""
+    truth, images = table_of(world, "truth"), table_of(world, "truth_images")
+    horses = np.flatnonzero(truth["category"] == "horse").tolist()
+    stranger = int(np.flatnonzero(truth["category"] != "horse")[0])
+    instances = instances_of(truth, [*horses[1:], stranger])
+    moved = instances["box_xyxy"].copy()
+    width = moved[0, 2] - moved[0, 0]
+    moved[0, [0, 2]] += 0.2 * width  # IoU .8 / 1.2
+    named = np.array(["horse"] * len(instances), dtype=object)
+    found = detection_quality(
+        instances.with_columns(box_xyxy=moved, category=named), images, truth, images, "horse"
+    )
+    count = len(horses)
+    assert (found["detected"], found["matched"], found["true"]) == (count, count - 1, count)
+    assert found["precision"] == found["recall"] == pytest.approx((count - 1) / count, abs=1e-4)
+    assert found["mean_iou"] == pytest.approx((count - 2 + 2 / 3) / (count - 1), abs=1e-4)
+    one_image = images.take(images["image_id"] == truth["image_id"][horses[0]])
+    here = sum(truth["image_id"][row] == one_image["image_id"][0] for row in horses)
+    assert detection_quality(instances, one_image, truth, images, "horse")["true"] == here
+
+
 def test_truth_goes_to_the_instances_that_match(world: Workspace) -> None:
     truth, images = table_of(world, "truth"), table_of(world, "truth_images")
     horses = np.flatnonzero(truth["category"] == "horse").tolist()
@@ -368,7 +390,7 @@ def test_the_web_goes_through_search_download_and_detection(world: Workspace) ->
     assert status["not_found"] == 4 and status["not_image"] == 2 and status["truncated"] == 4
     assert status["in_labels"] >= 2 and status["duplicate"] >= 4
     assert sum(status[name] for name in ("ok", "duplicate", "in_labels")) == 40
-    save_boxes.run(save_boxes.Config(**common, detector="diorama"), world)
+    save_boxes.run(save_boxes.Config(**common, detector="simulated"), world)
     table = save_truth_keypoints(world)
     assert len(table) > 0.8 * len(table_of(world, "instances"))
     assert len(table) == len(world.load_keypoints("truth"))

@@ -122,7 +122,7 @@ class SimulatedDetector:
 
 
 def make(request: Any) -> SimulatedDetector:
-    """The detector that ``--detector diorama`` names; ``--opts miss .1 ...`` sets its errors.
+    """The detector that ``--detector simulated`` names; ``--opts miss .1 ...`` sets its errors.
 
     Raises:
         UserError: if there is no world, or an option is unknown.
