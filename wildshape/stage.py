@@ -9,19 +9,21 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from tqdm import tqdm
-
 from wildshape.errors import UserError
-from wildshape.files import file_hash, read_json, write_json
-from wildshape.tables import SCHEMAS, Table, concat, read_facts, read_table, table_hash, write_table
+from wildshape.files import atomic_path, file_hash, read_json, write_json
+from wildshape.map_stage import MapOptions, MapStage, as_columns, fill_shards, log_path, progress
+from wildshape.tables import Table, concat, read_facts, read_table, table_hash, write_table
+
+__all__ = [
+    "MapOptions", "MapStage", "Provenance", "as_columns", "describe_change", "fingerprint", "input_hashes",
+    "is_finished", "package_version", "progress", "publish", "run_map", "run_reduce", "up_to_date",
+]  # fmt: skip
 
 
 def package_version() -> str:
@@ -93,63 +95,6 @@ def describe_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     return "; ".join(changes) or "made by an older layout"
 
 
-def progress(
-    items: Iterable[Any] | None = None,
-    title: str = "",
-    *,
-    total: int | None = None,
-    unit: str = "it",
-    initial: int = 0,
-) -> tqdm:
-    """A progress bar with rate and time left, silent when stderr is no terminal."""
-    return tqdm(
-        items,
-        desc=title,
-        total=total,
-        unit=unit,
-        initial=initial,
-        disable=not sys.stderr.isatty(),
-        dynamic_ncols=True,
-        leave=False,
-    )
-
-
-class MapStage:
-    """Rows in, 0..n rows out each. Built once per worker.
-
-    `prepare` does one row's work that needs no model (read, decode, crop) and may run in loader
-    processes; `__call__` takes a batch of prepared rows as columns and returns columns of the output
-    table. Columns whose cells differ in shape are object arrays.
-    """
-
-    def prepare(self, row: dict[str, Any]) -> dict[str, Any]:
-        """One prepared row; by default the row itself."""
-        return row
-
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
-        """Columns of the output table for a batch of prepared rows."""
-        raise TypeError(f"{type(self).__name__} defines no __call__")
-
-
-@dataclass(frozen=True)
-class MapOptions:
-    """How to run a Map stage; none of this changes its result.
-
-    Attributes:
-        shard_size: Rows a shard: what a killed stage may have to do again.
-        batch_size: Rows a call.
-        workers: Loader processes that run `prepare`; 0 runs it in this one.
-        overwrite: Whether a table made with other settings may be replaced.
-        title: Shown by the progress bar.
-    """
-
-    shard_size: int = 256
-    batch_size: int = 32
-    workers: int = 0
-    overwrite: bool = False
-    title: str = ""
-
-
 def up_to_date(out: Path, provenance: Provenance, *, overwrite: bool = False) -> bool:
     """Whether `out` is there and was made with this provenance.
 
@@ -168,6 +113,18 @@ def up_to_date(out: Path, provenance: Provenance, *, overwrite: bool = False) ->
             f"add --overwrite to replace it, or {elsewhere}"
         )
     return same and not overwrite
+
+
+def is_finished(out: Path, provenance: Provenance, *, overwrite: bool = False) -> bool:
+    """Whether `run_map` would find its work done: the table is there, and no unfinished run of it.
+
+    Raises:
+        UserError: as `up_to_date`.
+    """
+    unfinished = out.with_suffix(".parts") / "manifest.json"
+    if unfinished.exists() and fingerprint(read_json(unfinished)) == provenance.fingerprint:
+        return False
+    return up_to_date(out, provenance, overwrite=overwrite)
 
 
 def _manifest_path(out: Path) -> Path:
@@ -194,6 +151,9 @@ def run_reduce(
     return publish(function(), out, provenance)
 
 
+_DEFAULTS = MapOptions()
+
+
 def run_map(
     factory: Callable[[], MapStage],
     rows: Table,
@@ -201,16 +161,18 @@ def run_map(
     kind: str,
     provenance: Provenance,
     *,
-    options: MapOptions = MapOptions(),
+    options: MapOptions = _DEFAULTS,
     meta: Mapping[str, Any] | None = None,
 ) -> Table:
     """Run a Map stage over a table.
 
-    Finished shards lie in `<out>.parts/`; a run that was killed continues after the last of them. At the
-    end they are joined, moved to `out`, and removed.
+    Finished shards lie in `<out>.parts/`; a run that was killed continues with those that are missing,
+    under whichever engine. At the end they are joined, moved to `out`, and removed; what the stage
+    logged becomes `<out>.log.jsonl`.
 
     Args:
-        factory: Makes the stage; called only if there is work.
+        factory: Makes the stage; called only if there is work. Under Ray it is called once on every
+            worker, and must be picklable.
         rows: The input table.
         out: The output table's path.
         kind: The output table's kind.
@@ -237,12 +199,39 @@ def run_map(
     names = {start: parts / f"shard-{start:09d}.parquet" for start in starts}
     todo = [start for start in starts if not names[start].exists()]
     if todo:
-        _fill_shards(factory(), rows, todo, names, kind, dict(meta or {}), options)
+        _fill(factory, rows, todo, names, kind, dict(meta or {}), options)
     tables = [read_table(names[start], kind) for start in starts]
     table = concat(tables) if tables else Table.empty(kind, **dict(meta or {}))
+    _join_logs([log_path(names[start]) for start in starts], out.with_suffix(".log.jsonl"))
     publish(table, out, provenance)
     _drop(parts)
     return table
+
+
+def _fill(
+    factory: Callable[[], MapStage],
+    rows: Table,
+    todo: Sequence[int],
+    names: Mapping[int, Path],
+    kind: str,
+    meta: Mapping[str, Any],
+    options: MapOptions,
+) -> None:
+    if options.engine.engine == "ray":
+        from wildshape import engine_ray
+
+        engine_ray.fill_shards(factory, rows, todo, names, kind, meta, options)
+    else:
+        fill_shards(factory(), rows, todo, names, kind, meta, options)
+
+
+def _join_logs(parts: Sequence[Path], out: Path) -> None:
+    found = [part for part in parts if part.exists()]
+    if not found:
+        return
+    with atomic_path(out) as temporary, open(temporary, "wb") as joined:
+        for part in found:
+            joined.write(part.read_bytes())
 
 
 def _drop(parts: Path) -> None:
@@ -266,101 +255,3 @@ def _same_unfinished(parts: Path, provenance: Provenance, overwrite: bool) -> bo
         )
     _drop(parts)
     return False
-
-
-def _fill_shards(
-    stage: MapStage,
-    rows: Table,
-    todo: Sequence[int],
-    names: Mapping[int, Path],
-    kind: str,
-    meta: Mapping[str, Any],
-    options: MapOptions,
-) -> None:
-    batches: list[tuple[int, list[int]]] = []
-    for start in todo:
-        stop = min(start + options.shard_size, len(rows))
-        for first in range(start, stop, options.batch_size):
-            batches.append((start, list(range(first, min(first + options.batch_size, stop)))))
-    collected: list[Table] = []
-    bar = progress(title=options.title, total=len(rows), unit="row", initial=len(rows) - _rows_in(batches))
-    prepared = _prepared_batches(stage, rows, [index for _, index in batches], options.workers)
-    with bar:
-        for number, ((start, index), batch) in enumerate(zip(batches, prepared)):
-            columns = stage(batch)
-            if len(columns[next(iter(SCHEMAS[kind]))]):
-                collected.append(Table(kind, columns, meta))
-            bar.update(len(index))
-            last = number + 1 == len(batches) or batches[number + 1][0] != start
-            if last:
-                shard = concat(collected) if collected else Table(kind, columns, meta)
-                write_table(shard, names[start])
-                collected = []
-
-
-def _rows_in(batches: Sequence[tuple[int, list[int]]]) -> int:
-    return sum(len(index) for _, index in batches)
-
-
-def _row(rows: Table, index: int) -> dict[str, Any]:
-    return {name: column[index] for name, column in rows.columns.items()}
-
-
-def as_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """Rows to columns; cells that are arrays of one shape are stacked, others become objects."""
-    columns = {}
-    for name in rows[0]:
-        values = [row[name] for row in rows]
-        shapes = {np.shape(value) for value in values}
-        uniform = len(shapes) == 1 and all(
-            isinstance(value, np.ndarray | np.generic | int | float) for value in values
-        )
-        if uniform:
-            columns[name] = np.stack([np.asarray(value) for value in values])
-        else:
-            columns[name] = np.empty(len(values), dtype=object)
-            for position, value in enumerate(values):
-                columns[name][position] = value
-    return columns
-
-
-class _Rows:
-    """Rows as a map-style dataset whose items are prepared."""
-
-    def __init__(self, stage: MapStage, rows: Table) -> None:
-        self.stage, self.rows = stage, rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict[str, Any] | UserError:
-        try:
-            return self.stage.prepare(_row(self.rows, index))
-        except UserError as error:  # the loader would wrap its message in a traceback
-            return error
-
-
-def _join(rows: Sequence[Any]) -> Any:
-    return next((row for row in rows if isinstance(row, UserError)), None) or as_columns(rows)
-
-
-def _prepared_batches(
-    stage: MapStage, rows: Table, batches: Sequence[list[int]], workers: int
-) -> Iterator[dict[str, np.ndarray]]:
-    if workers == 0:
-        for index in batches:
-            yield as_columns([stage.prepare(_row(rows, i)) for i in index])
-        return
-    from torch.utils.data import DataLoader
-
-    loader: Any = DataLoader(
-        _Rows(stage, rows),  # type: ignore[arg-type]
-        batch_sampler=batches,
-        num_workers=workers,
-        collate_fn=_join,
-        prefetch_factor=4,
-    )
-    for batch in loader:
-        if isinstance(batch, UserError):
-            raise batch
-        yield batch

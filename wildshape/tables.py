@@ -273,7 +273,11 @@ def content_hash(table: Table) -> str:
 
 
 def write_table(
-    table: Table, path: str | os.PathLike[str], provenance: Mapping[str, Any] | None = None
+    table: Table,
+    path: str | os.PathLike[str],
+    provenance: Mapping[str, Any] | None = None,
+    *,
+    group_rows: int | None = None,
 ) -> None:
     """Write a table as Parquet, whole or not at all.
 
@@ -281,6 +285,7 @@ def write_table(
         table: The table.
         path: Where to.
         provenance: What made it (stage, configuration, inputs, version), stored in the file.
+        group_rows: Rows of each of its row groups, which `read_table` can read alone.
     """
     schema = SCHEMAS[table.kind]
     arrow = pa.table({name: _to_arrow(table[name], column) for name, column in schema.items()})
@@ -293,7 +298,7 @@ def write_table(
     }
     arrow = arrow.replace_schema_metadata({"wildshape": json.dumps(facts, default=str)})
     with atomic_path(path) as temporary:
-        pq.write_table(arrow, temporary, compression="zstd")
+        pq.write_table(arrow, temporary, compression="zstd", row_group_size=group_rows)
 
 
 def read_facts(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -311,8 +316,8 @@ def read_facts(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise UserError(f"expected a wildshape table in {path}; found {error}") from None
 
 
-def read_table(path: str | os.PathLike[str], kind: str) -> Table:
-    """Read a table.
+def read_table(path: str | os.PathLike[str], kind: str, *, group: int | None = None) -> Table:
+    """Read a table, or one row group of it.
 
     Raises:
         UserError: if the file is missing, unreadable, or a table of another kind.
@@ -321,7 +326,7 @@ def read_table(path: str | os.PathLike[str], kind: str) -> Table:
     if facts["kind"] != kind:
         raise UserError(f"expected a table of kind {kind} in {path}; found {facts['kind']}")
     try:
-        arrow = pq.read_table(path)
+        arrow = pq.read_table(path) if group is None else _read_group(path, group)
         columns = {
             name: _from_arrow(arrow[name], column, facts["shapes"][name])
             for name, column in SCHEMAS[kind].items()
@@ -329,6 +334,11 @@ def read_table(path: str | os.PathLike[str], kind: str) -> Table:
         return Table(kind, columns, facts["meta"])
     except (KeyError, TypeError, ValueError, pa.ArrowInvalid, OSError) as error:
         raise UserError(f"expected columns of kind {kind} in {Path(path)}; found {error}") from None
+
+
+def _read_group(path: str | os.PathLike[str], group: int) -> pa.Table:
+    with pq.ParquetFile(path) as file:
+        return file.read_row_group(group)
 
 
 def table_hash(path: str | os.PathLike[str]) -> str:
