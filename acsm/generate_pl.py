@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from acsm.crops import WHITE
 from acsm.predict import ShapePredictor
 from wildshape.cli import CommonConfig, say, script_main
 from wildshape.crops import image_paths, instance_problem, read_image
+from wildshape.engine import EngineOptions
 from wildshape.geometry import warp_crop
 from wildshape.stage import MapOptions, MapStage, Provenance, input_hashes, run_map, run_reduce
 from wildshape.tables import Table
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(CommonConfig):
+class Config(EngineOptions, CommonConfig):
     """Predict keypoints and shape of every detected animal."""
 
     arm: str = "labels"
@@ -38,8 +40,8 @@ class Config(CommonConfig):
     """MODEL.WEIGHTS FILE: predict with this checkpoint in place of the arm's."""
     batch_size: int = 32
     """Animals in one forward pass."""
-    num_workers: int = 0
-    """Processes that read and crop ahead."""
+    workers: int | None = None
+    """Processes that read and crop ahead; by default none, and with --engine ray chosen by its machines."""
     device: str = "auto"
     """auto, cpu or cuda."""
 
@@ -93,6 +95,23 @@ class ShapePseudoLabels(MapStage):
         }
 
 
+def make_stage(workspace: Workspace, config: Config) -> tuple[ShapePseudoLabels, Path]:
+    """The stage, its model loaded, and the checkpoint's file; called once on every worker.
+
+    Raises:
+        UserError: as `load_arm`, or there is no images table.
+    """
+    predictor, path = load_arm(
+        workspace, config.arm, config.opts, device=config.device, batch_size=config.batch_size
+    )
+    images = workspace.load("images", "the 3D model")
+    return ShapePseudoLabels(predictor, image_paths(images, workspace)), path
+
+
+def _on_worker(workspace: Workspace, config: Config) -> ShapePseudoLabels:
+    return make_stage(workspace, config)[0]
+
+
 def reprojected(predictor: ShapePredictor, shapes: Table) -> np.ndarray:
     """Keypoints [N, K, 2] in image pixels of a shapes table."""
     import torch
@@ -113,28 +132,28 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         UserError: the model, instances or images are missing, or the tables are there from other
             settings.
     """
-    predictor, path = load_arm(
-        workspace, config.arm, config.opts, device=config.device, batch_size=config.batch_size
-    )
+    local = config.engine == "local"
+    # Where workers do the predicting, this machine may have no GPU: it only projects the keypoints.
+    stage, path = make_stage(workspace, config if local else replace(config, device="cpu"))
     instances = workspace.load("instances", "the 3D model")
-    images = workspace.load("images", "the 3D model")
     tables = [workspace.table_path(name) for name in ("instances", "images")]
     provenance = Provenance(
         "acsm-generate-pl", {"arm": config.arm}, input_hashes(workspace.root, *tables, path)
     )
-    stage = ShapePseudoLabels(predictor, image_paths(images, workspace))
-    category = workspace.category
+    category, predictor = workspace.category, stage.predictor
     shapes = run_map(
-        lambda: stage,
+        (lambda: stage) if local else partial(_on_worker, workspace, config),
         instances,
         workspace.shapes_path("acsm"),
         "shapes",
         provenance,
         options=MapOptions(
             batch_size=config.batch_size,
-            workers=config.num_workers,
+            workers=(config.loaders(config.workers) or 0) if local else config.workers,
             overwrite=config.overwrite,
             title="acsm shapes",
+            engine=config.engine_options,
+            device=config.device,
         ),
         meta={"category": category.name, "template": category.name},
     )

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from pose.pseudo_labels import TRANSFORMS, LabelOptions, label_instances
 from wildshape.cli import CommonConfig, script_main
+from wildshape.engine import EngineOptions
 
 if TYPE_CHECKING:
     from wildshape.workspace import Workspace
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(CommonConfig):
+class Config(EngineOptions, CommonConfig):
     """Predict the 2D keypoints of every detected animal under scales 1.1 and 1.2 and rotations by
     -20, -10, 10 and 20 degrees about the box's centre, taken back to the image."""
 
@@ -21,7 +22,7 @@ class Config(CommonConfig):
     """Average with the mirrored image's heatmaps (twice the work)."""
     batch_size: int = 32
     """Crops in one forward pass."""
-    num_workers: int | None = None
+    workers: int | None = None
     """Processes that read and crop ahead; 0 for none, by default chosen by the number of cores."""
     device: str = "auto"
     """auto, cpu or cuda."""
@@ -39,9 +40,10 @@ def run(config: Config, workspace: "Workspace") -> dict[str, Any]:
         transforms=tuple(TRANSFORMS),
         flip_average=config.flip_average,
         batch_size=config.batch_size,
-        num_workers=config.num_workers,
+        workers=config.loaders(config.workers),
         device=config.device,
         overwrite=config.overwrite,
+        engine=config.engine_options,
     )
     return label_instances(workspace, options)
 

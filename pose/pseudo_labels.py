@@ -3,7 +3,8 @@
 import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from pose.predict import PosePredictor
 from wildshape.cli import say
 from wildshape.crops import image_paths, instance_problem, read_image
+from wildshape.engine import EngineOptions
 from wildshape.errors import UserError
 from wildshape.geometry import warp_crop
 from wildshape.stage import MapOptions, MapStage, Provenance, input_hashes, run_map
@@ -156,9 +158,10 @@ class LabelOptions:
         transforms: names in `TRANSFORMS`.
         flip_average: average with the mirrored crops.
         batch_size: instances in one call.
-        num_workers: loader processes; None chooses by the number of cores.
+        workers: loader processes; None chooses by the number of cores.
         device: "auto", "cpu" or "cuda".
         overwrite: whether a table made with other settings may be replaced.
+        engine: where the network runs.
     """
 
     model: str
@@ -166,15 +169,33 @@ class LabelOptions:
     transforms: tuple[str, ...] = ("none",)
     flip_average: bool = False
     batch_size: int = 32
-    num_workers: int | None = None
+    workers: int | None = None
     device: str = "auto"
     overwrite: bool = False
+    engine: EngineOptions = EngineOptions()
 
 
 def loader_workers(rows: int, batch_size: int) -> int:
     """Loader processes for a table: none for a few rows, else all cores but one, 8 at most."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return 0 if rows <= 2 * batch_size else min(max(cores - 1, 1), 8)
+
+
+def make_stage(workspace: "Workspace", options: LabelOptions) -> PosePseudoLabels:
+    """The stage, its network loaded; called once on every worker.
+
+    Raises:
+        UserError: as `load_predictor`, or there is no images table.
+    """
+    predictor = load_predictor(
+        workspace,
+        options.model,
+        device=options.device,
+        batch_size=options.batch_size,
+        flip_average=options.flip_average,
+    )
+    images = workspace.load("images", "keypoints/" + options.source)
+    return PosePseudoLabels(predictor, image_paths(images, workspace), options.transforms)
 
 
 def label_instances(workspace: "Workspace", options: LabelOptions) -> dict[str, Any]:
@@ -187,20 +208,14 @@ def label_instances(workspace: "Workspace", options: LabelOptions) -> dict[str, 
         UserError: tables or the checkpoint are missing, or the table exists with other settings.
     """
     instances = workspace.load("instances", "keypoints/" + options.source)
-    images = workspace.load("images", "keypoints/" + options.source)
-    predictor = load_predictor(
-        workspace,
-        options.model,
-        device=options.device,
-        batch_size=options.batch_size,
-        flip_average=options.flip_average,
-    )
-    stage = PosePseudoLabels(predictor, image_paths(images, workspace), options.transforms)
-    workers = options.num_workers
-    if workers is None:
+    local = options.engine.engine == "local"
+    # Where workers do the predicting, this machine may have no GPU: it only checks the checkpoint.
+    stage = make_stage(workspace, options if local else replace(options, device="cpu"))
+    workers = options.workers
+    if workers is None and local:
         workers = loader_workers(len(instances), options.batch_size)
     table = run_map(
-        lambda: stage,
+        (lambda: stage) if local else partial(make_stage, workspace, options),
         instances,
         workspace.keypoints_path(options.source),
         "keypoints",
@@ -218,6 +233,8 @@ def label_instances(workspace: "Workspace", options: LabelOptions) -> dict[str, 
             workers=workers,
             overwrite=options.overwrite,
             title=options.source,
+            engine=options.engine,
+            device=options.device,
         ),
         meta={"skeleton": workspace.category.skeleton.name},
     )

@@ -13,18 +13,19 @@ import numpy as np
 
 from prepare_data.boxes import BoxRules, choose_boxes, keep_ids
 from prepare_data.detectors import Detector, LoadedDetector, default_threshold, detect, find_detector
-from prepare_data.journal import Journal, read_journal
+from prepare_data.journal import read_journal
 from wildshape.category import CategorySpec
 from wildshape.cli import CommonConfig, say, script_main
 from wildshape.crops import ImageError, read_image
+from wildshape.engine import EngineOptions
 from wildshape.errors import UserError
-from wildshape.stage import MapOptions, MapStage, Provenance, input_hashes, run_map
+from wildshape.stage import MapOptions, MapStage, Provenance, input_hashes, is_finished, run_map
 from wildshape.tables import Table, make_instance_id, read_table
 from wildshape.workspace import Workspace
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(CommonConfig):
+class Config(EngineOptions, CommonConfig):
     """Detect the animals in the downloaded images."""
 
     detector: str = "torchvision"
@@ -40,7 +41,7 @@ class Config(CommonConfig):
     batch_size: int = 8
     """Images a call of the detector."""
     workers: int = 0
-    """Loader processes that decode images."""
+    """Loader processes that decode images, for each worker of --engine ray."""
     device: str = "auto"
     """auto, cpu or cuda."""
 
@@ -94,7 +95,7 @@ def box_rules(
 
 
 class BoxStage(MapStage):
-    """Images rows in, instances rows out.
+    """Images rows in, instances rows out; logs for every image what became of its boxes.
 
     Args:
         detector: Finds the boxes.
@@ -102,7 +103,6 @@ class BoxStage(MapStage):
         category: The category's name, written in the table.
         rules: Which boxes are kept.
         workspace: To find the images' files.
-        log: Records for every image what became of its boxes.
         previous: Instances of an earlier run, whose ids are kept.
     """
 
@@ -113,11 +113,10 @@ class BoxStage(MapStage):
         category: str,
         rules: BoxRules,
         workspace: Workspace,
-        log: Journal,
         previous: Table | None = None,
     ) -> None:
         self._detector, self._name, self._category = detector, name, category
-        self._rules, self._workspace, self._log = rules, workspace, log
+        self._rules, self._workspace = rules, workspace
         self._previous: dict[str, list[tuple[str, np.ndarray]]] = {}
         for row in previous.rows() if previous is not None else ():
             self._previous.setdefault(row["image_id"], []).append((row["instance_id"], row["box_xyxy"]))
@@ -144,7 +143,7 @@ class BoxStage(MapStage):
         rows: list[dict[str, Any]] = []
         for image_id, problem in zip(batch["image_id"], batch["problem"]):
             if problem is not None:
-                self._log.append({"image_id": image_id, "problem": problem})
+                self.log({"image_id": image_id, "problem": problem})
         for place, image, detection in zip(readable, images, found):
             image_id = batch["image_id"][place]
             chosen, dropped = choose_boxes(*detection, image.shape[:2], self._rules)
@@ -166,7 +165,7 @@ class BoxStage(MapStage):
                         "flags": chosen.flags[number],
                     }
                 )
-            self._log.append({"image_id": image_id, "kept": len(ids), **dropped})
+            self.log({"image_id": image_id, "kept": len(ids), **dropped})
         return dict(Table.from_rows("instances", rows).columns)
 
 
@@ -192,24 +191,18 @@ def summarise(log: Mapping[str, Mapping[str, Any]], instances: Table) -> dict[st
     }
 
 
-def _factory(
-    detector: LoadedDetector, config: Config, workspace: Workspace, opened: list[Journal]
-) -> Callable[[], BoxStage]:
+def _factory(detector: LoadedDetector, config: Config, workspace: Workspace) -> Callable[[], BoxStage]:
     out = workspace.table_path("instances")
     accepted_labels(workspace.category)  # refuses a category without one before anything is loaded
 
     def make() -> BoxStage:
-        log = out.with_suffix(".log.jsonl")
-        if not any(out.with_suffix(".parts").glob("shard-*.parquet")):
-            log.unlink(missing_ok=True)  # a fresh start, not the rest of a killed run
         made = detector.make()
         rules = box_rules(
             workspace.category, made, config.score_threshold, config.max_per_image, config.small_side
         )
-        opened.append(Journal(log))
         previous = read_table(out, "instances") if out.exists() else None
         name = workspace.category.name
-        return BoxStage(made, detector.name, name, rules, workspace, opened[-1], previous)
+        return BoxStage(made, detector.name, name, rules, workspace, previous)
 
     return make
 
@@ -239,30 +232,28 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     }
     inputs = input_hashes(workspace.root, workspace.table_path("images"))
     provenance = Provenance("save_boxes", settings, inputs)
-    opened: list[Journal] = []
     start = time.perf_counter()
     options = MapOptions(
         shard_size=max(64, 8 * config.batch_size),
         batch_size=config.batch_size,
-        workers=config.workers,
+        workers=config.loaders(config.workers),
         overwrite=config.overwrite,
         title="save_boxes",
+        engine=config.engine_options,
+        device=config.device,
     )
     out = workspace.table_path("instances")
-    factory = _factory(detector, config, workspace, opened)
-    try:
-        instances = run_map(factory, usable, out, "instances", provenance, options=options)
-    finally:
-        for log in opened:
-            log.close()
+    done_before = is_finished(out, provenance, overwrite=config.overwrite)
+    factory = _factory(detector, config, workspace)
+    instances = run_map(factory, usable, out, "instances", provenance, options=options)
     seconds = time.perf_counter() - start
     metrics = summarise(read_journal(out.with_suffix(".log.jsonl"), "image_id"), instances)
     metrics["detector"] = detector.title
-    if opened:
+    if not done_before:
         metrics["seconds"] = round(seconds, 3)
         metrics["images_per_second"] = round(len(usable) / seconds, 2)
     workspace.write_metrics("save_boxes", metrics)
-    _report(metrics, len(usable), workspace, done_before=not opened)
+    _report(metrics, len(usable), workspace, done_before=done_before)
     return metrics
 
 
