@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prepare_data.download_ray import Fetches, Fleet, fetch_on_workers
 from prepare_data.downloader import DownloadStage, StoreConfig, resume, sweep
 from prepare_data.fallbacks import COMMONS, check_kinds
 from prepare_data.fetch import USER_AGENT, FetchConfig
 from prepare_data.pool import make_pool
 from wildshape.cli import CommonConfig, say, script_main
+from wildshape.engine import EngineOptions
 from wildshape.errors import UserError
 from wildshape.files import atomic_write
 from wildshape.near_duplicates import CANDIDATE_DISTANCE, MAX_DISTANCE
@@ -38,11 +40,11 @@ FAILURES = tuple(s for s in STATUSES if s not in ("pending", "ok", "duplicate", 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(CommonConfig):
+class Config(EngineOptions, CommonConfig):
     """Download the photos that search_metadata found."""
 
     concurrency: int = 64
-    """Requests in flight at once."""
+    """Requests in flight at once, of each worker of --engine ray."""
     host_concurrency: int | None = None
     """Of these, requests to one host; by default as many."""
     host_rate: float | None = None
@@ -80,6 +82,11 @@ class Config(CommonConfig):
             found = getattr(self, name)
             if found is not None and not found >= value:
                 raise UserError(f"--{name}: expected at least {value}; found {found}")
+        if self.engine == "local" and self.num_workers is not None:
+            raise UserError(
+                "--num_workers: expected together with --engine ray; found the local engine, which has "
+                "--concurrency"
+            )
         check_kinds(self.fallbacks)
         for status in self.retry_failed or ():
             if status != "all" and status not in FAILURES:
@@ -162,8 +169,9 @@ def by_status(table: Table) -> dict[str, int]:
     return {status: counts[status] for status in STATUSES if counts[status]}
 
 
-def download(config: Config, workspace: Workspace, provenance: Provenance) -> tuple[Table, Any]:
-    """Run the download stage; returns the downloads table and, if there was work, the stage."""
+def download(config: Config, workspace: Workspace, provenance: Provenance) -> tuple[Table, Fetches | None]:
+    """Run the download stage; returns the downloads table and, if there was work, how much."""
+    engine = config.engine_options
     candidates = workspace.load("candidates", "download_images")
     out = workspace.table_path("downloads")
     place = StoreConfig(
@@ -175,11 +183,23 @@ def download(config: Config, workspace: Workspace, provenance: Provenance) -> tu
         config.commons_base,
     )
     stages: list[DownloadStage] = []
+    elsewhere = Fetches()
+
+    def known_results() -> dict[str, dict[str, Any]]:
+        finished = read_table(out, "images").rows() if out.exists() else ()
+        return resume(place, provenance.fingerprint, finished, config.retried)
 
     def factory() -> DownloadStage:
-        finished = read_table(out, "images").rows() if out.exists() else ()
+        nonlocal elsewhere
         sweep(place.images_dir)
-        known = resume(place, provenance.fingerprint, finished, config.retried)
+        known = known_results()
+        rest = candidates.take([row for row, key in enumerate(candidates["record_id"]) if key not in known])
+        if engine.engine == "ray" and len(rest):
+            scratch = out.with_suffix(".parts") / "ray"
+            elsewhere = fetch_on_workers(
+                rest, Fleet(config.fetch, place, provenance.fingerprint, engine, scratch)
+            )
+            known = known_results()
         stages.append(DownloadStage(config.fetch, place, known, list(candidates.rows())))
         return stages[0]
 
@@ -198,7 +218,10 @@ def download(config: Config, workspace: Workspace, provenance: Provenance) -> tu
         for stage in stages:
             stage.close()
     place.journal.unlink(missing_ok=True)
-    return table, stages[0] if stages else None
+    if not stages:
+        return table, None
+    stage = stages[0]
+    return table, Fetches(elsewhere.fetched + stage.fetched, elsewhere.bytes + stage.bytes)
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
@@ -217,23 +240,23 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         input_hashes(workspace.root, candidates),
     )
     start = time.perf_counter()
-    downloads, stage = download(config, workspace, provenance)
+    downloads, work = download(config, workspace, provenance)
     seconds = time.perf_counter() - start
     overwrite = config.overwrite or config.retried is not None
     images = finish_pool(downloads, workspace, config.max_distance, overwrite=overwrite)
     write_attribution(images, workspace.data_dir / "attribution.csv")
     metrics: dict[str, Any] = {"addresses": len(images), "by_status": by_status(images)}
     metrics["near_duplicates"] = images.meta["near_duplicates"]
-    if stage is not None:
+    if work is not None:
         metrics |= {
-            "fetched": stage.fetched,
-            "bytes": stage.bytes,
+            "fetched": work.fetched,
+            "bytes": work.bytes,
             "seconds": round(seconds, 3),
-            "addresses_per_second": round(stage.fetched / seconds, 1),
+            "addresses_per_second": round(work.fetched / seconds, 1),
         }
     workspace.write_metrics("download_images", metrics)
     counts = ", ".join(f"{count} {status}" for status, count in metrics["by_status"].items())
-    rate = f"; {stage.fetched} fetched in {seconds:.1f} s" if stage else " (done before)"
+    rate = f"; {work.fetched} fetched in {seconds:.1f} s" if work else " (done before)"
     say(f"download_images: {len(images)} addresses: {counts}{rate}")
     if "ok" not in metrics["by_status"]:
         errors = Counter(error for error in images["error"] if error).most_common(1)

@@ -111,7 +111,8 @@ def resume(
     """Results that need not be fetched again, by record id; starts the journal with them.
 
     Kept are images whose file is there, from an unfinished run or from a finished table, and the
-    failures of an unfinished run with the same settings.
+    failures of an unfinished run with the same settings. The journals of a run's workers are joined
+    with the one they belong to.
 
     Args:
         config: Where images and the journal are.
@@ -119,8 +120,14 @@ def resume(
         finished: Rows of an earlier downloads table.
         retried: Statuses of it that are to be fetched again; None means all failures.
     """
-    old = read_journal(config.journal, "record_id")
-    same = old.pop("", {}).get(_HEADER) == settings
+    old: dict[str, dict[str, Any]] = {}
+    current: set[str] = set()  # of these settings
+    parts = sorted(config.journal.parent.glob(f"{config.journal.stem}-*{config.journal.suffix}"))
+    for journal in (config.journal, *parts):
+        records = read_journal(journal, "record_id")
+        if records.pop("", {}).get(_HEADER) == settings:
+            current |= records.keys()
+        old |= records
     rows = [{"record_id": row["record_id"], **{k: row[k] for k in _RESULT}} for row in finished]
     known: dict[str, dict[str, Any]] = {}
     for row in [*rows, *old.values()]:
@@ -130,11 +137,18 @@ def resume(
             keep = not small and _is_there(config.root / str(row["path"]))
         else:
             settled = retried is not None and row["status"] not in retried
-            keep = settled or (same and row["record_id"] in old)
+            keep = settled or row["record_id"] in current
         if keep:
             known[row["record_id"]] = row
     rewrite_journal(config.journal, [{"record_id": "", _HEADER: settings}, *known.values()])
+    for part in parts:
+        part.unlink()
     return {key: {name: row.get(name) for name in _RESULT} for key, row in known.items()}
+
+
+def journal_part(journal: Path, number: int) -> Path:
+    """The journal of one of a run's workers."""
+    return journal.with_name(f"{journal.stem}-{number:04d}{journal.suffix}")
 
 
 def _is_there(path: Path) -> bool:

@@ -40,6 +40,8 @@ class FetchConfig:
         max_bytes: Size limit of a body.
         user_agent: Who asks.
         heed_robots_tag: Whether an image whose X-Robots-Tag forbids its use is left alone.
+        shared_hosts: Hosts that other processes ask as well.
+        sharers: How many processes ask them, this one included; each keeps to its part of a host's limits.
     """
 
     concurrency: int = 64
@@ -54,6 +56,8 @@ class FetchConfig:
     max_bytes: int = 32 * 1024 * 1024
     user_agent: str = USER_AGENT
     heed_robots_tag: bool = True
+    shared_hosts: tuple[str, ...] = ()
+    sharers: int = 1
 
 
 @dataclass(frozen=True)
@@ -115,11 +119,12 @@ def forbids(values: Iterable[str], agent: str = "wildshape") -> str | None:
 class _Host:
     """How much one host may be asked, and since when it wants to be left alone."""
 
-    def __init__(self, config: FetchConfig) -> None:
+    def __init__(self, config: FetchConfig, name: str) -> None:
+        sharers = config.sharers if name in config.shared_hosts else 1
         self.paused_until = 0.0
         self._next = 0.0
-        self._gap = 1 / config.host_rate if config.host_rate else 0.0
-        self.slots = asyncio.Semaphore(config.host_concurrency or config.concurrency)
+        self._gap = sharers / config.host_rate if config.host_rate else 0.0
+        self.slots = asyncio.Semaphore(max(1, (config.host_concurrency or config.concurrency) // sharers))
 
     def wait(self) -> float:
         """Seconds until a request may start, by the host's Retry-After and its rate."""
@@ -173,7 +178,7 @@ class Fetcher:
         except ValueError as error:
             return Fetched("http_error", error=f"expected an address; found {url} ({error})")
         if host not in self._hosts:
-            self._hosts[host] = _Host(self.config)
+            self._hosts[host] = _Host(self.config, host)
         place = self._hosts[host]
         attempts = 0
         while True:
