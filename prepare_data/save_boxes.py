@@ -95,7 +95,7 @@ def box_rules(
 
 
 class BoxStage(MapStage):
-    """Images rows in, instances rows out; logs for every image what became of its boxes.
+    """Images rows in, instances rows out; notes for every image what became of its boxes.
 
     Args:
         detector: Finds the boxes.
@@ -143,7 +143,7 @@ class BoxStage(MapStage):
         rows: list[dict[str, Any]] = []
         for image_id, problem in zip(batch["image_id"], batch["problem"]):
             if problem is not None:
-                self.log({"image_id": image_id, "problem": problem})
+                self.note({"image_id": image_id, "problem": problem})
         for place, image, detection in zip(readable, images, found):
             image_id = batch["image_id"][place]
             chosen, dropped = choose_boxes(*detection, image.shape[:2], self._rules)
@@ -165,7 +165,7 @@ class BoxStage(MapStage):
                         "flags": chosen.flags[number],
                     }
                 )
-            self.log({"image_id": image_id, "kept": len(ids), **dropped})
+            self.note({"image_id": image_id, "kept": len(ids), **dropped})
         return dict(Table.from_rows("instances", rows).columns)
 
 

@@ -15,7 +15,9 @@ import logging
 import os
 import pickle
 import platform
+import re
 import shutil
+import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -93,7 +95,8 @@ def connected(options: EngineOptions) -> Iterator[Any]:
     else:
         settings["address"] = options.ray_address
     try:
-        ray.init(**settings)
+        with _quiet():
+            ray.init(**settings)
     except (ConnectionError, RuntimeError, ValueError) as error:
         if options.ray_address is None:
             raise
@@ -105,6 +108,20 @@ def connected(options: EngineOptions) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Ray's C++ side writes to the terminal when it starts, whatever its log level."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _cores() -> int:
@@ -218,12 +235,13 @@ def run_jobs(
                 if isinstance(result, Exception):
                     raise result
                 yield result
-    except Exception as error:
-        if "No module named 'wildshape'" not in str(error):
+    except ray.exceptions.RayError as error:
+        missing = re.search(r"No module named '([\w.]+)'", str(error))
+        if missing is None:
             raise
         raise UserError(
-            "expected wildshape on every machine of the cluster; found one without it; run there: "
-            "pip install wildshape (the same version)"
+            "expected the same packages on every machine of the cluster as here; found a worker without "
+            f"{missing[1]}; install wildshape there, with the same extras"
         ) from error
 
 

@@ -50,14 +50,14 @@ class MapStage:
     processes; `__call__` takes a batch of prepared rows as columns and returns columns of the output
     table. Columns whose cells differ in shape are object arrays.
 
-    `__call__` may `log` what belongs in no column of the table.
+    `__call__` may `note` what belongs in no column of the table.
     """
 
-    def log(self, record: Mapping[str, Any]) -> None:
+    def note(self, record: Mapping[str, Any]) -> None:
         """Note a JSON-able record; all of them end as lines of `<out>.log.jsonl`, in the rows' order."""
         self.__dict__.setdefault("_records", []).append(dict(record))
 
-    def drain_log(self) -> list[dict[str, Any]]:
+    def drain_notes(self) -> list[dict[str, Any]]:
         """What was noted since the last call."""
         records: list[dict[str, Any]] = self.__dict__.pop("_records", [])
         return records
@@ -137,7 +137,7 @@ def fill_shards(
             last = number + 1 == len(batches) or batches[number + 1][0] != start
             if last:
                 shard = concat(collected) if collected else Table(kind, columns, meta)
-                _write_log(log_path(names[start]), stage.drain_log())
+                _write_log(log_path(names[start]), stage.drain_notes())
                 write_table(shard, names[start])
                 collected = []
 
