@@ -17,6 +17,7 @@ import pickle
 import platform
 import re
 import shutil
+import socket
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -95,9 +96,11 @@ def connected(options: EngineOptions) -> Iterator[Any]:
     else:
         settings["address"] = options.ray_address
     try:
+        if options.ray_address is not None:
+            _check_answers(options.ray_address)
         with _quiet():
             ray.init(**settings)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         if options.ray_address is None:
             raise
         raise UserError(
@@ -108,6 +111,13 @@ def connected(options: EngineOptions) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself would try for minutes."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wildshape.cli import CommonConfig, say, script_main
+from wildshape.engine import EngineOptions
 from wildshape.errors import UserError
 from wildshape.files import read_json, write_json
 from wildshape.workspace import Workspace
@@ -71,7 +72,7 @@ SIZES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(CommonConfig):
+class Config(EngineOptions, CommonConfig):
     """Run the whole pipeline for one category; run it again to continue."""
 
     labels: str | None = None
@@ -149,6 +150,7 @@ class Pipeline:
     def __init__(self, config: Config, workspace: Workspace) -> None:
         self.config, self.workspace = config, workspace
         self.sizes = sizes_for(config)
+        self.engine = config.engine_options
         self.timings: dict[str, float] = {}
         path = workspace.metrics_path("timings")
         if path.exists():
@@ -167,6 +169,8 @@ class Pipeline:
             "time_limit": self.config.time_limit,
         }
         chosen = {key: value for key, value in common.items() if key in known} | settings
+        if self.engine.engine == "ray" and issubclass(module.Config, EngineOptions):
+            chosen |= vars(self.engine)
         say(f"-- {title}")
         began = time.monotonic()
         result = module.run(module.Config(**chosen), self.workspace)

@@ -86,6 +86,16 @@ def test_without_ray_the_line_says_what_to_install(monkeypatch):
         pass
 
 
+def test_no_cluster_at_the_address():
+    pytest.importorskip("ray", reason="needs the extra wildshape[ray]")
+    options = EngineOptions(engine="ray", ray_address="127.0.0.1:9")
+    with (
+        pytest.raises(UserError, match=r"expected a Ray cluster at 127.0.0.1:9; found none .*refused"),
+        connected(options),
+    ):
+        pass
+
+
 def answers(actor, *jobs):
     batch = {"job": np.array([json.dumps(job) for job in jobs])}
     return [pickle.loads(result) for result in actor(batch)["result"]]
