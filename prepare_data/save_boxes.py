@@ -106,6 +106,8 @@ class BoxStage(MapStage):
         previous: Instances of an earlier run, whose ids are kept.
     """
 
+    key = "image_id"
+
     def __init__(
         self,
         detector: Detector,
@@ -239,6 +241,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         workers=config.loaders(config.workers),
         overwrite=config.overwrite,
         title="save_boxes",
+        batch_by=("width", "height"),  # a batch is padded to its largest image
         engine=config.engine_options,
         device=config.device,
     )

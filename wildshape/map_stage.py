@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,13 @@ class MapStage:
     table. Columns whose cells differ in shape are object arrays.
 
     `__call__` may `note` what belongs in no column of the table.
+
+    Attributes:
+        key: Column of the input that the output, and every noted record, repeats; distinct in the input.
+            A stage that names it may be given rows in another order (see `MapOptions.batch_by`).
     """
+
+    key: str | None = None
 
     def note(self, record: Mapping[str, Any]) -> None:
         """Note a JSON-able record; all of them end as lines of `<out>.log.jsonl`, in the rows' order."""
@@ -78,10 +85,12 @@ class MapOptions:
     Attributes:
         shard_size: Rows a shard: what a killed stage may have to do again.
         batch_size: Rows a call.
-        workers: Loader processes that run `prepare`, for each worker of Ray; 0 runs it in the one that
-            calls the stage, None leaves it to the engine (0 where it is local).
+        workers: Loader processes that run `prepare`, for each worker of Ray; 0 runs it in a thread, one
+            batch ahead; None leaves it to the engine (0 where it is local).
         overwrite: Whether a table made with other settings may be replaced.
         title: Shown by the progress bar.
+        batch_by: Columns by which a shard's rows are sorted before they are put in batches, such as an
+            image's width and height; the output is in the rows' order all the same.
         engine: Where the stage runs.
         device: Where its network computes (auto, cpu or cuda), which tells what a Ray worker needs.
     """
@@ -91,6 +100,7 @@ class MapOptions:
     workers: int | None = 0
     overwrite: bool = False
     title: str = ""
+    batch_by: tuple[str, ...] = ()
     engine: EngineOptions = EngineOptions()
     device: str = "cpu"
 
@@ -120,11 +130,15 @@ def fill_shards(
         meta: Facts stored with it.
         options: How to run.
     """
+    if options.batch_by and stage.key is None:
+        raise ValueError(
+            f"expected a key of {type(stage).__name__}, whose rows are batched by another order"
+        )
     batches: list[tuple[int, list[int]]] = []
     for start in todo:
-        stop = min(start + options.shard_size, len(rows))
-        for first in range(start, stop, options.batch_size):
-            batches.append((start, list(range(first, min(first + options.batch_size, stop)))))
+        order = _order(rows, range(start, min(start + options.shard_size, len(rows))), options.batch_by)
+        for first in range(0, len(order), options.batch_size):
+            batches.append((start, order[first : first + options.batch_size]))
     collected: list[Table] = []
     bar = progress(title=options.title, total=len(rows), unit="row", initial=len(rows) - _rows_in(batches))
     prepared = _prepared_batches(stage, rows, [index for _, index in batches], options.workers or 0)
@@ -137,9 +151,24 @@ def fill_shards(
             last = number + 1 == len(batches) or batches[number + 1][0] != start
             if last:
                 shard = concat(collected) if collected else Table(kind, columns, meta)
-                _write_log(log_path(names[start]), stage.drain_notes())
+                records = stage.drain_notes()
+                if options.batch_by:
+                    keys = rows[str(stage.key)][start : start + options.shard_size]
+                    shard = _in_order(shard, records, str(stage.key), keys)
+                _write_log(log_path(names[start]), records)
                 write_table(shard, names[start])
                 collected = []
+
+
+def _order(rows: Table, shard: range, columns: Sequence[str]) -> list[int]:
+    return sorted(shard, key=lambda row: tuple(rows[column][row] for column in columns))
+
+
+def _in_order(shard: Table, records: list[dict[str, Any]], key: str, keys: np.ndarray) -> Table:
+    """A shard's output in its rows' order; the records are sorted in place."""
+    place = {value: row for row, value in enumerate(keys)}
+    records.sort(key=lambda record: place[record[key]])
+    return shard.take(np.argsort([place[value] for value in shard[key]], kind="stable"))
 
 
 def _write_log(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
@@ -195,12 +224,27 @@ def _join(rows: Sequence[Any]) -> Any:
     return next((row for row in rows if isinstance(row, UserError)), None) or as_columns(rows)
 
 
+def _prepared_ahead(
+    prepare: Callable[[list[int]], dict[str, np.ndarray]], batches: Sequence[list[int]]
+) -> Iterator[dict[str, np.ndarray]]:
+    """Each batch, prepared while the one before it is with the stage; decoding runs beside Python."""
+    with ThreadPoolExecutor(1) as pool:
+        ahead: Future[dict[str, np.ndarray]] | None = None
+        for index in batches:
+            ready, ahead = ahead, pool.submit(prepare, index)
+            if ready is not None:
+                yield ready.result()
+        if ahead is not None:
+            yield ahead.result()
+
+
 def _prepared_batches(
     stage: MapStage, rows: Table, batches: Sequence[list[int]], workers: int
 ) -> Iterator[dict[str, np.ndarray]]:
     if workers == 0:
-        for index in batches:
-            yield as_columns([stage.prepare(_row(rows, i)) for i in index])
+        yield from _prepared_ahead(
+            lambda index: as_columns([stage.prepare(_row(rows, i)) for i in index]), batches
+        )
         return
     from torch.utils.data import DataLoader
 

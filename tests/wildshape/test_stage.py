@@ -1,7 +1,9 @@
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -68,6 +70,62 @@ def test_a_map_keeps_order_and_says_what_made_it(tmp_path):
 def test_batches_never_cross_shards(tmp_path):
     run(tmp_path, count=10)
     assert [len(batch) for batch in calls(tmp_path)] == [3, 1, 3, 1, 2]
+
+
+class Several(MapStage):
+    """A row for each image 100 wide, and a logged record for every one, with the batch's widths."""
+
+    key = "record_id"
+
+    def __call__(self, batch):
+        widths = " ".join(str(width) for width in batch["width"])
+        rows = []
+        for record_id, width in zip(batch["record_id"], batch["width"]):
+            self.note({"record_id": record_id, "widths": widths})
+            row = {"record_id": record_id, "source": widths, "status": "ok", "width": width, "height": 1}
+            rows += [row] * (width // 100)
+        return dict(Table.from_rows("images", rows).columns)
+
+
+def test_rows_are_batched_by_size_and_come_out_in_order(tmp_path):
+    widths = [100, 30, 100, 20, 100, 10, 50, 100, 30, 20]
+    rows = Table.from_rows(
+        "images",
+        [
+            {"record_id": f"r{i}", "source": "x", "status": "ok", "width": width, "height": 5}
+            for i, width in enumerate(widths)
+        ],
+    )
+    options = MapOptions(shard_size=8, batch_size=3, batch_by=("width", "height"))
+    out = tmp_path / "out.parquet"
+    table = run_map(Several, rows, out, "images", PROVENANCE, options=options)
+    # eight rows by width: 10 20 30, 50 100 100, 100 100; then the other two
+    assert list(table["record_id"]) == ["r0", "r2", "r4", "r7"]
+    assert list(table["source"]) == ["50 100 100", "50 100 100", "100 100", "100 100"]
+    log = [json.loads(line) for line in (tmp_path / "out.log.jsonl").read_text().splitlines()]
+    assert [record["record_id"] for record in log] == [f"r{i}" for i in range(10)]
+    assert log[1]["widths"] == log[3]["widths"] == "10 20 30" and log[9]["widths"] == "20 30"
+    (tmp_path / "other").mkdir()
+    with pytest.raises(ValueError, match="expected a key of Doubler"):
+        run(tmp_path / "other", Doubler(), batch_by=("score",))
+
+
+def test_the_next_batch_is_prepared_while_the_stage_works(tmp_path):
+    """The first call waits for the second batch to be prepared, which needs another thread."""
+    prepared = threading.Event()
+
+    class Patient(Doubler):
+        def prepare(self, row):
+            if row["instance_id"] == "a0003":
+                prepared.set()
+            return super().prepare(row)
+
+        def __call__(self, batch):
+            assert prepared.wait(30)
+            return super().__call__(batch)
+
+    table = run(tmp_path, Patient(), count=7)
+    assert list(table["instance_id"]) == list(instances(7)["instance_id"])
 
 
 def test_a_finished_map_is_read_and_not_run_again(tmp_path):
