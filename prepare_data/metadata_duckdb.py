@@ -211,7 +211,7 @@ def _scan_lines(path: Path, query: Query, counts: ScanCounts, options: ScanOptio
         except Exception as error:
             if isinstance(lines.error, (EOFError, OSError)):
                 raise UserError(f"{path}: expected a readable file; found {lines.error}") from None
-            raise lines.error or error
+            raise (lines.error or error) from None
 
 
 def _ends(marker: str) -> str:
