@@ -10,8 +10,9 @@ the whole command's: tables, near-duplicates and all.
 
 img2dataset, in an environment of its own, is set to the same result: files as they came, decoded to see
 that they can be (resize_mode no, skip_reencode), their SHA-256, a least side, no EXIF. It is run once for
-each of several numbers of processes and threads, and its fastest counts; and once more without decoding
-(disable_all_reencoding). Processor seconds are those of all processes of a way, without the server's.
+each of several numbers of processes and threads, and counts with the best of them, for each measure its
+own; and once more without decoding (disable_all_reencoding). Processor seconds are those of all
+processes of a way, without the server's.
 """
 
 from __future__ import annotations
@@ -224,9 +225,10 @@ def measure(
         "least_ratio": LEAST_RATIO,
     }
     if img2dataset is not None:
-        best = figures["img2dataset"]["best"]
+        rows = figures["img2dataset"]["settings"]  # for each measure its best settings
         for kind in ("images_per_second", "images_per_cpu_second"):
-            figures["img2dataset"][f"{kind}_ratio"] = round(command[kind] / best[kind], 2)
+            best = max(row[kind] for row in rows)
+            figures["img2dataset"][f"{kind}_ratio"] = round(command[kind] / best, 2)
     return figures
 
 

@@ -64,7 +64,8 @@ def inspect_image(data: bytes, min_side: int = 1) -> ImageFacts:
             if image.width * image.height > _MAX_PIXELS:
                 raise BadImage("too_large", f"{image.width} x {image.height} pixels")
             image.load()
-            pixels = np.asarray(shown(image).convert("RGB"))
+            picture = shown(image)
+            pixels = np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
     except UnidentifiedImageError:
         start = data[:16].decode("ascii", errors="replace").strip()
         raise BadImage("not_image", f"expected an image; found bytes {start!r}") from None
