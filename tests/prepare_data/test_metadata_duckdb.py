@@ -61,7 +61,37 @@ def test_line_ends(tmp_path, end, last):
     assert fast_counts["malformed_lines"] == ["m.tsv:3: expected 23 or 25 columns, found 1"]
 
 
-def test_blocks_of_a_bzip2_file_join_at_lines(tmp_path, monkeypatch):
+@pytest.fixture(params=["indexed_bzip2", "bz2"])
+def bzip2_reader(request, monkeypatch):
+    """With the package that unpacks on several cores, and as if it were not installed."""
+    if request.param == "bz2":
+        monkeypatch.setitem(sys.modules, "indexed_bzip2", None)
+    else:
+        pytest.importorskip("indexed_bzip2", reason="the extra bzip2 is not installed")
+
+
+def test_a_bzip2_file_of_several_blocks_and_streams(tmp_path, bzip2_reader):
+    lines = b"\n".join(random_lines(8, 8000)) + b"\n"
+    (tmp_path / "m.bz2").write_bytes(bz2.compress(lines, 1) + bz2.compress(lines))
+    (slow, slow_counts), (fast, fast_counts) = both(tmp_path / "m.bz2", QUERIES["words"])
+    assert fast == slow and fast_counts == slow_counts and fast_counts["lines"] > 15_000
+
+
+@pytest.mark.parametrize("damage", ["cut", "cut near the end", "zeros"])
+def test_a_damaged_bzip2_file(tmp_path, bzip2_reader, damage):
+    packed = bz2.compress(b"\n".join(random_lines(8, 8000)), 1)
+    half = len(packed) // 2
+    packed = {
+        "cut": packed[:half],
+        "cut near the end": packed[:-3],
+        "zeros": packed[:half] + bytes(100) + packed[half + 100 :],
+    }[damage]
+    (tmp_path / "m.bz2").write_bytes(packed)
+    with pytest.raises(UserError, match=r"m\.bz2: expected a readable file; found "):
+        list(metadata_duckdb.scan(tmp_path / "m.bz2", QUERIES["words"], ScanCounts(), ScanOptions()))
+
+
+def test_blocks_of_a_bzip2_file_join_at_lines(tmp_path, monkeypatch, bzip2_reader):
     monkeypatch.setattr(metadata_duckdb, "_BLOCK", 1000)
     with bz2.open(tmp_path / "m.bz2", "wb") as handle:
         handle.write(b"\n".join(random_lines(5, 500)))
