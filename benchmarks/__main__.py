@@ -6,8 +6,8 @@ import importlib
 import sys
 from pathlib import Path
 
-LONG = ("pseudo_labels", "real_cows")
-NOT_BENCHMARKS = ("__init__", "__main__", "machine", "real_cows_pictures")
+LONG = ("pseudo_labels", "real_cows", "real_near_duplicates")
+NOT_BENCHMARKS = ("__init__", "__main__", "machine", "real_cows_pictures", "run_img2dataset")
 
 
 def main(names: list[str]) -> int:

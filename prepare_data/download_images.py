@@ -7,6 +7,7 @@ near-duplicates and images of the labelled set are marked).
 from __future__ import annotations
 
 import csv
+import io
 import sys
 import time
 from collections import Counter
@@ -111,6 +112,11 @@ class Config(EngineOptions, CommonConfig):
         )
 
     @property
+    def overwrites(self) -> bool:
+        """Whether tables that other settings or failures left may be replaced."""
+        return self.overwrite or self.retried is not None
+
+    @property
     def retried(self) -> tuple[str, ...] | None:
         """Statuses to fetch again; None if that was not asked for."""
         if self.retry_failed is None:
@@ -149,17 +155,24 @@ def pool_provenance(workspace: Workspace, max_distance: int) -> Provenance:
 
 
 def write_attribution(images: Table, path: Path) -> int:
-    """Write author, licence and page of every usable image as CSV, ready to publish; returns how many."""
+    """Write author, licence and page of every usable image as CSV, ready to publish; returns how many.
+
+    A file that says the same already is left as it is.
+    """
     rows = [row for row in images.rows() if row["status"] == "ok"]
-    with atomic_write(path, "w") as handle:
-        writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(("file", "author", "license", "page", "address", "source", "id"))
-        for row in rows:
-            page = row["page_url"] or row["url"]
-            address = row["fetched_url"] or row["url"]
-            writer.writerow(
-                (row["path"], row["author"], row["license"], page, address, row["source"], row["source_id"])
-            )
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("file", "author", "license", "page", "address", "source", "id"))
+    for row in rows:
+        page = row["page_url"] or row["url"]
+        address = row["fetched_url"] or row["url"]
+        writer.writerow(
+            (row["path"], row["author"], row["license"], page, address, row["source"], row["source_id"])
+        )
+    data = text.getvalue().encode()
+    if not path.exists() or path.read_bytes() != data:
+        with atomic_write(path) as handle:
+            handle.write(data)
     return len(rows)
 
 
@@ -205,13 +218,13 @@ def download(config: Config, workspace: Workspace, provenance: Provenance) -> tu
 
     # downloads that are as they should be are not made again when only the pool is out of date
     only_pool = (
-        out.exists()
+        config.retried is None
+        and out.exists()
         and not differs(out, provenance)
         and workspace.table_path("images").exists()
         and differs(workspace.table_path("images"), pool_provenance(workspace, config.max_distance))
     )
-    overwrite = (config.overwrite and not only_pool) or config.retried is not None
-    options = MapOptions(overwrite=overwrite, title="download_images")
+    options = MapOptions(overwrite=config.overwrites and not only_pool, title="download_images")
     try:
         table = run_map(factory, candidates, out, "images", provenance, options=options)
     finally:
@@ -242,8 +255,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     start = time.perf_counter()
     downloads, work = download(config, workspace, provenance)
     seconds = time.perf_counter() - start
-    overwrite = config.overwrite or config.retried is not None
-    images = finish_pool(downloads, workspace, config.max_distance, overwrite=overwrite)
+    images = finish_pool(downloads, workspace, config.max_distance, overwrite=config.overwrites)
     write_attribution(images, workspace.data_dir / "attribution.csv")
     metrics: dict[str, Any] = {"addresses": len(images), "by_status": by_status(images)}
     metrics["near_duplicates"] = images.meta["near_duplicates"]

@@ -7,7 +7,7 @@ import re
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,6 +26,8 @@ _STORING = 16  # threads: they wait for the disk more than they decode
 _RESULT = ("image_id", "path", "width", "height", "phash", "fetched_url", "status", "error")
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.\w+")
 _HEADER = "settings"
+# The photo is gone from its address, rather than slow, limited or forbidden.
+_GONE = ("not_found", "http_error", "connection", "placeholder")
 _PLACEHOLDER = re.compile(r"(photo|image)[_-]?(un|not[_-]?)available", re.IGNORECASE)
 
 
@@ -60,8 +62,6 @@ def store(
     The record goes before the file's final name: a file that is there is always on record, so a
     kill at any point never leads to fetching an image again whose file is there.
     """
-    if is_placeholder(fetched):
-        return _record(journal, record_id, _failure("placeholder", f"answered by {fetched.url}"))
     try:
         facts = inspect_image(fetched.body, config.min_side)
     except BadImage as error:
@@ -172,11 +172,6 @@ def is_placeholder(fetched: Fetched) -> bool:
     return fetched.status == "ok" and _PLACEHOLDER.search(name) is not None
 
 
-def _dead(fetched: Fetched) -> bool:
-    """Whether the photo is gone from its address, rather than slow, limited or forbidden."""
-    return fetched.status in ("not_found", "http_error", "connection") or is_placeholder(fetched)
-
-
 class DownloadStage(MapStage):
     """Images rows with an address in, the same rows with a status and, for images, a file out.
 
@@ -248,10 +243,10 @@ class DownloadStage(MapStage):
         async with self._bodies:
             fetched = await self._get(url)
             found = None
-            if _dead(fetched):
+            if fetched.status in _GONE:
                 for other in fallbacks(url, self._config.fallbacks, self._config.commons_base):
                     again = await self._get(other)
-                    if again.status == "ok" and not is_placeholder(again):
+                    if again.status == "ok":
                         fetched, found = again, other
                         break
             if fetched.status != "ok":
@@ -264,6 +259,8 @@ class DownloadStage(MapStage):
         fetched = await self._fetcher.get(url)
         self.fetched += 1
         self.bytes += len(fetched.body)
+        if is_placeholder(fetched):
+            return replace(fetched, status="placeholder", body=b"", error=f"answered by {fetched.url}")
         return fetched
 
     def close(self) -> None:

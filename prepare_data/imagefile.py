@@ -6,8 +6,9 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from wildshape.crops import shown
 from wildshape.near_duplicates import phash
 from wildshape.tables import make_image_id
 
@@ -39,8 +40,14 @@ class ImageFacts:
     suffix: str
 
 
+def _is_cut_webp(data: bytes) -> bool:
+    """Whether a WebP file is shorter than its header says; Pillow takes that for any other mistake."""
+    riff = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
+    return riff and len(data) < 8 + int.from_bytes(data[4:8], "little")
+
+
 def inspect_image(data: bytes, min_side: int = 1) -> ImageFacts:
-    """Decode an image fully.
+    """Decode an image fully, the first picture of an animation.
 
     Args:
         data: The file's bytes.
@@ -57,8 +64,8 @@ def inspect_image(data: bytes, min_side: int = 1) -> ImageFacts:
             if image.width * image.height > _MAX_PIXELS:
                 raise BadImage("too_large", f"{image.width} x {image.height} pixels")
             image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+            picture = shown(image)
+            pixels = np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
     except UnidentifiedImageError:
         start = data[:16].decode("ascii", errors="replace").strip()
         raise BadImage("not_image", f"expected an image; found bytes {start!r}") from None
@@ -69,6 +76,7 @@ def inspect_image(data: bytes, min_side: int = 1) -> ImageFacts:
         # processed)", "broken data stream when reading image file", "Truncated File Read"
         words = str(error).lower()
         cut = isinstance(error, EOFError) or any(w in words for w in ("truncat", "broken data"))
+        cut = cut or _is_cut_webp(data)
         raise BadImage("truncated" if cut else "not_image", str(error) or "cut short") from None
     height, width = pixels.shape[:2]
     if min(height, width) < min_side:

@@ -13,6 +13,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -109,13 +110,20 @@ def _is_address(url: str) -> bool:
         return False
 
 
-def open_plain(path: Path) -> IO[bytes]:
+@contextmanager
+def open_plain(path: Path) -> Iterator[IO[bytes]]:
     """Open a file for reading bytes, unpacked if it is gzip or bzip2."""
-    with open(path, "rb") as handle:
-        magic = handle.read(3)
+    with open(path, "rb") as raw, unpacked(raw) as handle:
+        yield handle
+
+
+def unpacked(raw: IO[bytes]) -> IO[bytes]:
+    """A handle that reads the unpacked bytes of an open file; the file itself if it is not packed."""
+    magic = raw.read(3)
+    raw.seek(0)
     if magic[:2] == b"\x1f\x8b":
-        return gzip.open(path, "rb")  # type: ignore[return-value]
-    return bz2.open(path, "rb") if magic == b"BZh" else open(path, "rb")
+        return gzip.open(raw, "rb")  # type: ignore[return-value]
+    return bz2.open(raw, "rb") if magic == b"BZh" else raw
 
 
 def sniff(path: Path) -> str:
@@ -172,41 +180,37 @@ def scan(path: Path, query: Query, counts: ScanCounts) -> Iterator[Photo]:
 def _scan_tsv(path: Path, query: Query, counts: ScanCounts) -> Iterator[Photo]:
     with open_plain(path) as handle:
         for number, line in enumerate(handle, 1):
-            if not line.strip():
-                continue
-            counts.lines += 1
-            where = f"{path.name}:{number}"
-            tabs = line.count(b"\t")
-            if tabs + 1 not in COLUMNS:
-                counts.add_malformed(where, wrong_columns(tabs + 1))
-                continue
-            marker = line.rstrip(b"\r\n").rpartition(b"\t")[2]
-            if marker not in (b"0", b"1"):
-                counts.add_malformed(where, wrong_marker(marker[:20]))
-                continue
-            if marker == b"1":
-                counts.videos += 1
-                continue
-            if not query.may_match(line):
-                counts.no_word += 1
-                continue
-            photo = photo_of_line(line, where, query, counts)
+            photo = photo_of_line(line, f"{path.name}:{number}", query, counts)
             if photo is not None:
                 yield photo
 
 
-def wrong_columns(found: int) -> str:
-    """Why a line of so many columns cannot be read."""
-    return f"expected 23 or 25 columns, found {found}"
-
-
-def wrong_marker(found: bytes) -> str:
-    """Why a line that ends so cannot be read."""
-    return f"expected a marker of 0 or 1, found {found!r}"
-
-
 def photo_of_line(line: bytes, where: str, query: Query, counts: ScanCounts) -> Photo | None:
-    """The photo of a whole line of tab-separated metadata, if the query selects it; else it is counted."""
+    """The photo of a line of tab-separated metadata, if the query selects it; else it is counted.
+
+    Args:
+        line: The whole line, with or without its end.
+        where: File and number of the line, to be shown if it cannot be read.
+        query: What to select.
+        counts: What became of the line is added here.
+    """
+    if not line.strip():
+        return None
+    counts.lines += 1
+    tabs = line.count(b"\t")
+    if tabs + 1 not in COLUMNS:
+        counts.add_malformed(where, f"expected 23 or 25 columns, found {tabs + 1}")
+        return None
+    marker = line.rstrip(b"\r\n").rpartition(b"\t")[2]
+    if marker not in (b"0", b"1"):
+        counts.add_malformed(where, f"expected a marker of 0 or 1, found {marker[:20]!r}")
+        return None
+    if marker == b"1":
+        counts.videos += 1
+        return None
+    if not query.may_match(line):
+        counts.no_word += 1
+        return None
     values = line.decode("utf-8", errors="replace").rstrip("\r\n").split("\t")
     return photo_of_row(dict(zip(COLUMNS[len(values)], values)), where, query, counts)
 

@@ -1,19 +1,21 @@
 """Scan metadata with DuckDB: all cores, bounded memory, files larger than it.
 
-DuckDB counts and classifies the lines and keeps those in which a word may stand; the few that are left go
-through the same code as in `prepare_data.metadata`, the readable twin.
+DuckDB passes over the lines that are clearly photos without the words, and notes the videos. All others,
+those in which a word may stand and those that look odd, go through the code of `prepare_data.metadata`, the
+readable twin, in the file's order. Rows stream through; nothing is kept of those that were passed over.
 """
 
 from __future__ import annotations
 
 import re
 import tempfile
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
 
 from prepare_data import metadata
 from prepare_data.metadata import Photo, ScanCounts
@@ -25,11 +27,11 @@ if TYPE_CHECKING:
     import duckdb
 
 TEMPORARY = ".search_"
-_BLOCK = 32 << 20
-_BATCH = 10_000
+_BLOCK = 4 << 20
+_BATCH = 2000
 _MEMORY = re.compile(r"\d+(\.\d+)?\s*(KB|MB|GB|TB|KiB|MiB|GiB|TiB)", re.IGNORECASE)
-# Codes of a line in the table that the scan leaves behind.
-_BLANK, _COLUMNS, _MARKER, _VIDEO, _NO_WORD, _CANDIDATE = range(6)
+# What a scan finds a row to be.
+_NO_WORD, _VIDEO, _LOOK = range(3)
 # Names of columns in tables made from the dataset (Parquet, SQLite), without signs and case.
 _ALIASES: Mapping[str, tuple[str, ...]] = {
     "photo_id": ("photoid", "id"),
@@ -110,9 +112,8 @@ def _connection(options: ScanOptions, path: Path) -> Iterator[duckdb.DuckDBPyCon
         settings: dict[str, Any] = {"memory_limit": options.memory, "temp_directory": folder}
         if options.threads is not None:
             settings["threads"] = options.threads
-        # A table in a file, so that it may outgrow the memory.
-        with duckdb.connect(str(Path(folder) / "lines.duckdb"), config=settings) as connection:
-            connection.execute("set enable_progress_bar = true; set enable_progress_bar_print = false")
+        with duckdb.connect(config=settings) as connection:
+            connection.execute("set enable_progress_bar = false")  # DuckDB's own goes to stdout
             try:
                 yield connection
             except duckdb.OutOfMemoryException as error:
@@ -122,138 +123,151 @@ def _connection(options: ScanOptions, path: Path) -> Iterator[duckdb.DuckDBPyCon
                 raise UserError(f"{path}: expected a readable file; found {found}") from None
 
 
-def _execute(connection: duckdb.DuckDBPyConnection, sql: str, title: str) -> None:
-    """Run a long statement with a progress bar."""
-    done = threading.Event()
-
-    def watch() -> None:
-        with progress(title=title, total=100, unit="%") as bar:
-            while not done.wait(0.5):
-                with suppress(Exception):
-                    bar.update(max(0, round(connection.query_progress(), 1) - bar.n))
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        connection.execute(sql)
-    finally:
-        done.set()
-        watcher.join()
-
-
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _lines_source(path: Path, connection: duckdb.DuckDBPyConnection) -> str:
-    """SQL for a table with one column, `line`, of the bytes of each line as Latin-1 characters."""
-    with open(path, "rb") as handle:
-        head = handle.read(1 << 16)
-    if head[:3] == b"BZh":
-        connection.register("blocks", _blocks(path))
-        return "blocks"
-    packed = head[:2] == b"\x1f\x8b"
-    if packed:
-        with suppress(EOFError, OSError), metadata.open_plain(path) as handle:
-            head = handle.read(1 << 16)
-    ends = r"\r\n" if b"\r\n" in head else r"\n"
-    # Latin-1 takes every byte: fields that are not UTF-8 must not stop the scan.
-    return (
-        f"read_csv({_quoted(str(path))}, auto_detect=false, header=false, columns={{'line': 'VARCHAR'}}, "
-        rf"delim='\x1e', quote='', escape='', new_line='{ends}', encoding='latin-1', strict_mode=false, "
-        f"max_line_size={_BLOCK}, compression='{'gzip' if packed else 'none'}')"
-    ).replace(r"\x1e", "\x1e")
+class _Lines:
+    """The lines of a file as a stream of Arrow batches: `number`, from 1, and `line`, with its end.
+
+    DuckDB's own CSV reader stops at bytes that are not of its encoding, takes a lone carriage return for a
+    line's end, and unpacks no bzip2. Arrow does not check its strings: these hold any bytes.
+
+    Attributes:
+        count: Lines read so far.
+        error: Why the file could not be read to its end, if it could not.
+    """
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        self._path = path
+        self._threads = threads
+        self.count = 0
+        self.error: Exception | None = None
+
+    def reader(self) -> Any:
+        """The stream; it can be read once."""
+        import pyarrow as pa
+
+        schema = pa.schema([("number", pa.int64()), ("line", pa.large_string())])
+
+        def batches() -> Iterator[Any]:
+            for block in self._blocks():
+                ends = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n")) + 1
+                if not len(ends) or ends[-1] < len(block):
+                    ends = np.append(ends, len(block))
+                offsets = np.concatenate([[0], ends]).astype(np.int64)
+                numbers = pa.array(np.arange(self.count + 1, self.count + len(ends) + 1))
+                buffers = pa.py_buffer(offsets), pa.py_buffer(block)
+                lines = pa.LargeStringArray.from_buffers(len(ends), *buffers)
+                self.count += len(ends)
+                yield pa.record_batch([numbers, lines], schema=schema)
+
+        return pa.RecordBatchReader.from_batches(schema, batches())
+
+    def _blocks(self) -> Iterator[bytes]:
+        """Some megabytes of whole lines each."""
+        size = self._path.stat().st_size
+        title = f"search {self._path.name}"
+        rest: list[bytes] = []
+        try:
+            with (
+                open(self._path, "rb") as raw,
+                _unpacked(self._path, raw, self._threads) as handle,
+                progress(title=title, total=size // 10**6, unit="MB") as bar,
+            ):
+                while block := _read(handle):
+                    bar.update(max(0, _position(handle, raw) // 10**6 - bar.n))
+                    cut = block.rfind(b"\n") + 1
+                    if cut:
+                        yield b"".join([*rest, block[:cut]])
+                        rest = []
+                    rest.append(block[cut:])
+                if last := b"".join(rest):
+                    yield last
+        except Exception as error:
+            self.error = error
+            raise
 
 
-def _blocks(path: Path) -> Any:
-    """An Arrow reader over the lines of a bzip2 file, which DuckDB does not unpack."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
+def _unpacked(path: Path, raw: IO[bytes], threads: int | None) -> Any:
+    """`metadata.unpacked`; bzip2 on several cores if the package indexed_bzip2 is installed."""
+    magic = raw.read(3)
+    raw.seek(0)
+    if magic == b"BZh":
+        with suppress(ImportError):
+            import indexed_bzip2
 
-    schema = pa.schema([("line", pa.large_string())])
+            return indexed_bzip2.open(str(path), parallelization=threads or 0)
+    return metadata.unpacked(raw)
 
-    def read() -> Iterator[Any]:
-        rest = b""
-        with metadata.open_plain(path) as handle:
-            while True:
-                block = handle.read(_BLOCK)
-                whole, ends, tail = (rest + block).rpartition(b"\n") if block else (rest, b"", b"")
-                rest = tail
-                if whole or ends:
-                    text = pa.array([whole.decode("latin-1")], pa.large_string())
-                    lines = pc.split_pattern(text, "\n").flatten()
-                    yield pa.record_batch([pc.utf8_rtrim(lines, "\r")], schema=schema)
-                if not block:
-                    return
 
-    return pa.RecordBatchReader.from_batches(schema, read())
+def _read(handle: Any) -> bytes:
+    try:
+        return handle.read(_BLOCK)  # type: ignore[no-any-return]
+    except (RuntimeError, ValueError) as error:  # indexed_bzip2's words for a damaged file
+        raise OSError(f"damaged data: {error}") from None
+
+
+def _position(handle: Any, raw: IO[bytes]) -> int:
+    """Bytes of the packed file read so far."""
+    return handle.tell_compressed() // 8 if hasattr(handle, "tell_compressed") else raw.tell()
 
 
 def _scan_lines(path: Path, query: Query, counts: ScanCounts, options: ScanOptions) -> Iterator[Photo]:
-    words = f"regexp_matches(lower(line), {_quoted(query.prefilter)})" if query.prefilter else "true"
+    words = f"regexp_matches(line, {_quoted(query.prefilter)})" if query.prefilter else "true"
+    lines = _Lines(path, options.threads)
+    sql = f"""
+        select number, case kind when {_LOOK} then encode(line) end
+        from (select number, line, case
+            when strlen(line) - strlen(replace(line, '\t', '')) not in (22, 24) then {_LOOK}
+            when {_ends("0")} then case when {words} then {_LOOK} else {_NO_WORD} end
+            when {_ends("1")} then {_VIDEO}
+            else {_LOOK} end as kind
+        from lines)
+        where kind <> {_NO_WORD}
+        """
     with _connection(options, path) as connection:
-        source = _lines_source(path, connection)
-        _execute(
-            connection,
-            f"""
-            create table lines as
-            select kind, case kind
-                when {_COLUMNS} then tabs::varchar
-                when {_MARKER} then right(line, 21)
-                when {_CANDIDATE} then line end as line
-            from (select line, tabs, case
-                when line is null or trim(line, ' \t\r\f\v') = '' then {_BLANK}
-                when tabs not in (22, 24) then {_COLUMNS}
-                when ends_with(line, '\t1') then {_VIDEO}
-                when not ends_with(line, '\t0') then {_MARKER}
-                when {words} then {_CANDIDATE}
-                else {_NO_WORD} end::utinyint as kind
-            from (select line, strlen(line) - strlen(replace(line, '\t', '')) as tabs from {source}))
-            """,
-            f"search {path.name}",
-        )
-        _count(connection, counts)
-        late = ScanCounts(explain=counts.explain)
-        early = [
-            (number + 1, _reason(kind, text))
-            for number, kind, text in connection.execute(
-                f"select rowid, kind, line from lines where kind in ({_COLUMNS}, {_MARKER}) "
-                f"order by rowid limit {metadata.MALFORMED_KEPT}"
-            ).fetchall()
-        ]
-        rows = connection.execute(f"select rowid, line from lines where kind = {_CANDIDATE} order by rowid")
-        while batch := rows.fetchmany(_BATCH):
-            for number, line in batch:
-                photo = metadata.photo_of_line(line.encode("latin-1"), str(number + 1), query, late)
+        connection.register("lines", lines.reader())
+        try:
+            for number, line in _looked_at(connection, sql, counts, lambda: lines.count):
+                photo = metadata.photo_of_line(line, f"{path.name}:{number}", query, counts)
                 if photo is not None:
                     yield photo
-        _add(counts, late, early, path)
+        except Exception as error:
+            if isinstance(lines.error, (EOFError, OSError)):
+                raise UserError(f"{path}: expected a readable file; found {lines.error}") from None
+            raise (lines.error or error) from None
 
 
-def _reason(kind: int, text: str) -> str:
-    if kind == _COLUMNS:
-        return metadata.wrong_columns(int(text) + 1)
-    return metadata.wrong_marker(text.encode("latin-1").rpartition(b"\t")[2][:20])
+def _ends(marker: str) -> str:
+    """SQL for a line whose last column is `marker`; an odd end of a line is left to the twin."""
+    return "(" + " or ".join(f"ends_with(line, '\t{marker}{end}')" for end in ("\n", "\r\n", "")) + ")"
 
 
-def _count(connection: duckdb.DuckDBPyConnection, counts: ScanCounts) -> None:
-    by_kind = dict(connection.execute("select kind, count(*) from lines group by kind").fetchall())
-    counts.lines += sum(by_kind.values()) - by_kind.get(_BLANK, 0)
-    counts.malformed += by_kind.get(_COLUMNS, 0) + by_kind.get(_MARKER, 0)
-    counts.videos += by_kind.get(_VIDEO, 0)
-    counts.no_word += by_kind.get(_NO_WORD, 0)
+def _looked_at(
+    connection: duckdb.DuckDBPyConnection, sql: str, counts: ScanCounts, total: Callable[[], int]
+) -> Iterator[tuple[int, Any]]:
+    """Number, from 1, and content of the rows that want a look, in order, while the scan goes on.
 
+    Videos, which have no content, and the rows that the query passed over are counted.
+    """
 
-def _add(counts: ScanCounts, late: ScanCounts, early: list[tuple[int, str]], path: Path) -> None:
-    """Add what the second look found; the malformed lines that are shown are the first of both."""
-    late_lines = [text.partition(": ")[::2] for text in late.malformed_lines]
-    shown = sorted([*early, *((int(number), reason) for number, reason in late_lines)])
-    room = metadata.MALFORMED_KEPT - len(counts.malformed_lines)
-    counts.malformed_lines += [f"{path.name}:{number}: {reason}" for number, reason in shown[:room]]
-    for name in ("malformed", "no_word", "excluded", "license"):
-        setattr(counts, name, getattr(counts, name) + getattr(late, name))
-    for name in ("by_word", "only_word", "by_exclude", "only_exclude"):
-        getattr(counts, name).update(getattr(late, name))
+    def pass_over(until: int) -> None:
+        counts.lines += until - last - 1
+        counts.no_word += until - last - 1
+
+    last = 0
+    rows = connection.execute(sql)
+    while batch := rows.fetchmany(_BATCH):
+        for number, content in batch:
+            pass_over(number)
+            last = number
+            if content is None:
+                counts.lines += 1
+                counts.videos += 1
+            else:
+                yield number, content
+    pass_over(total() + 1)
 
 
 def _columns(names: list[str], path: Path) -> dict[str, str]:
@@ -273,7 +287,7 @@ def _columns(names: list[str], path: Path) -> dict[str, str]:
 
 def _scan_parquet(path: Path, query: Query, counts: ScanCounts, options: ScanOptions) -> Iterator[Photo]:
     with _connection(options, path) as connection:
-        source = f"read_parquet({_quoted(str(path))})"
+        source = f"read_parquet({_quoted(str(path))}, file_row_number=true)"
         described = connection.execute(f"describe select * from {source}").fetchall()
         names = _columns([str(row[0]) for row in described], path)
         chosen = ", ".join(
@@ -281,31 +295,25 @@ def _scan_parquet(path: Path, query: Query, counts: ScanCounts, options: ScanOpt
             for column, name in names.items()
         )
         text = "concat_ws('\t', title, description, user_tags, machine_tags)"
-        words = f"regexp_matches(lower({text}), {_quoted(query.prefilter)})" if query.prefilter else "true"
-        video = "lower(marker) in ('1', '1.0', 'true')"
-        _execute(
-            connection,
-            f"""
-            create table lines as
-            select kind, case kind when {_CANDIDATE} then photo end as photo
-            from (select {{{", ".join(f"'{column}': {column}" for column in names)}}} as photo, case
-                when {video} then {_VIDEO} when {words} then {_CANDIDATE} else {_NO_WORD}
-                end::utinyint as kind
-            from (select {chosen} from {source}))
-            """,
-            f"search {path.name}",
-        )
-        _count(connection, counts)
-        late = ScanCounts(explain=counts.explain)
-        rows = connection.execute(
-            f"select rowid, photo from lines where kind = {_CANDIDATE} order by rowid"
-        )
-        while batch := rows.fetchmany(_BATCH):
-            for number, row in batch:
-                photo = metadata.photo_of_row(row, str(number + 1), query, late)
+        words = f"regexp_matches({text}, {_quoted(query.prefilter)})" if query.prefilter else "true"
+        sql = f"""
+            select number, case kind when {_LOOK} then photo end
+            from (select number, {{{", ".join(f"'{column}': {column}" for column in names)}}} as photo, case
+                when lower(marker) in ('1', '1.0', 'true') then {_VIDEO}
+                when {words} then {_LOOK} else {_NO_WORD} end as kind
+            from (select file_row_number + 1 as number, {chosen} from {source}))
+            where kind <> {_NO_WORD}
+            """
+        (rows,) = connection.execute(
+            f"select num_rows from parquet_file_metadata({_quoted(str(path))})"
+        ).fetchone()
+        with progress(title=f"search {path.name}", total=rows, unit="row") as bar:
+            for number, row in _looked_at(connection, sql, counts, lambda: rows):
+                bar.update(number - bar.n)
+                counts.lines += 1
+                photo = metadata.photo_of_row(row, f"{path.name}:{number}", query, counts)
                 if photo is not None:
                     yield photo
-        _add(counts, late, [], path)
 
 
 def _scan_sqlite(path: Path, query: Query, counts: ScanCounts) -> Iterator[Photo]:

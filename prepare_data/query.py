@@ -88,19 +88,23 @@ def _runs(words: Iterable[str]) -> dict[str, str] | None:
 
 
 def _prefilter(runs: Mapping[str, str]) -> str:
-    """A pattern for lower-cased, still encoded lines, without which no word can stand in them.
+    """A pattern for still encoded lines of any bytes, without which no word can stand in them.
 
-    It reads the same in Python's `re` and in RE2. Letters that only Unicode's case folding makes equal
-    (the Kelvin sign for k) are not looked for.
+    It reads the same in Python's `re`, over bytes, and in RE2: word boundaries are those of plain letters
+    in both, and capitals are spelled out, for RE2 would take the Kelvin sign for a k. Letters that only
+    Unicode's case folding makes equal are not looked for.
     """
     # Around a whole plain word there is nothing, a sign, or an encoded sign (%2C); a run of plain letters
     # inside another word may have letters around it, encoded or not.
-    return "|".join(
-        sorted(
-            rf"(?:^|[^0-9a-z]|%[0-9a-f][0-9a-f]){word}(?:[^0-9a-z]|$)" if run == word else run
-            for word, run in runs.items()
-        )
-    )
+    whole = sorted({_any_case(run) for word, run in runs.items() if run == word})
+    inside = sorted({_any_case(run) for word, run in runs.items() if run != word})
+    if whole:
+        inside.append(rf"(?:\b|_|%[0-9A-Fa-f][0-9A-Fa-f])(?:{'|'.join(whole)})(?:\b|_)")
+    return "|".join(inside)
+
+
+def _any_case(run: str) -> str:
+    return "".join(f"[{letter}{letter.upper()}]" if letter.isalpha() else letter for letter in run)
 
 
 class Query:
@@ -152,7 +156,7 @@ class Query:
             return True
         lower = line.lower()
         # The plain test is a hundred times faster than the pattern and stops most lines.
-        return any(run in lower for run in self._runs) and self._prefilter.search(lower) is not None
+        return any(run in lower for run in self._runs) and self._prefilter.search(line) is not None
 
     def text(self, row: Mapping[str, str]) -> str:
         """What is searched of a photo: its decoded fields, each tag too, separated by line ends."""

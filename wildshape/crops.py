@@ -21,7 +21,7 @@ class ImageError(UserError):
 
 
 def decode_image(data: bytes, origin: str = "the image") -> np.ndarray:
-    """Decode the bytes of an image file to RGB uint8 [H, W, 3], turned as its EXIF says.
+    """Decode the bytes of an image file to RGB uint8 [H, W, 3], as a viewer shows it (see `shown`).
 
     Raises:
         ImageError: if the bytes are not a whole image of at least one pixel.
@@ -35,16 +35,30 @@ def decode_image(data: bytes, origin: str = "the image") -> np.ndarray:
 
     try:
         with Image.open(BytesIO(data)) as opened:
-            turned = ImageOps.exif_transpose(opened)
-            return np.array(turned.convert("RGB"))  # a copy, since Pillow's own is read-only
+            return np.array(shown(opened).convert("RGB"))  # a copy, since Pillow's own is read-only
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise ImageError(f"expected an image in {origin}; found {error}") from None
     except Image.DecompressionBombError as error:
         raise ImageError(f"expected an image of a sane size in {origin}; {error}") from None
 
 
+def shown(image: Image.Image) -> Image.Image:
+    """An opened picture as a viewer shows it, of mode RGB or L; the one that is given may be changed.
+
+    It is turned as its EXIF says, has 8 bits, and is white where it is transparent. Of an animation or of
+    several pages it is the first.
+    """
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
+        return Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
+    if image.has_transparency_data:
+        opaque = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(opaque, image.convert("RGBA")).convert("RGB")
+    return image if image.mode in ("RGB", "L") else image.convert("RGB")
+
+
 def read_image(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read an image file as RGB uint8 [H, W, 3], turned as its EXIF says.
+    """Read an image file as RGB uint8 [H, W, 3], as a viewer shows it (see `shown`).
 
     Raises:
         ImageError: naming the file, if it is missing, empty or not an image.

@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from wildshape.crops import ImageError
+from wildshape.crops import ImageError, shown
 
 SAME_PHOTOGRAPH = 0.8
 """Least agreement of two copies of one photograph."""
@@ -91,7 +91,7 @@ def read_features(path: str | os.PathLike[str]) -> Features:
     try:
         with Image.open(path) as image:
             image.draft("L", (LONG_SIDE, LONG_SIDE))
-            grey = np.array(ImageOps.exif_transpose(image).convert("L"))
+            grey = np.array(shown(image).convert("L"))
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise ImageError(f"expected an image in {path}; found {error}") from None
     return find_features(grey)

@@ -139,6 +139,24 @@ def test_placeholders_are_told_by_their_address_and_by_their_bytes(workspace, se
     assert metrics["by_status"] == {"ok": 1, "placeholder": 6, "duplicate": 1}
     found = statuses(workspace)
     assert found["moved"] == "placeholder" and found["same0"] == "placeholder"
+    errors = dict(zip(found, workspace.load("images")["error"]))
+    assert errors["moved"] == f"answered by {server.url}/pw/images/photo_unavailable.png"
+    assert errors["same0"] == "the same bytes from 5 addresses"
+
+
+def test_a_placeholder_is_a_dead_photo_and_no_fallback(workspace, server, quick):
+    moved = {"code": 302, "headers": {"Location": "/pw/photo_unavailable.png"}}
+    dead = f"{server.url}/moved.jpg"
+    mirror = commons_address(dead, server.url).removeprefix(server.url)
+    server.pages = {"/pw/photo_unavailable.png": photo(1, format="PNG"), "/moved.jpg": moved}
+    server.pages[mirror] = [photo(2), moved]
+    candidates(workspace, [dead])
+    settings = {**FAST, "fallbacks": ("commons",), "commons_base": server.url}
+    run(Config(**settings), workspace)
+    assert statuses(workspace) == {"moved.jpg": "ok"}
+    next(workspace.images_dir.glob("*/*.jpg")).unlink()
+    with pytest.raises(UserError, match="1 placeholder"):
+        run(Config(**settings, overwrite=True), workspace)
 
 
 def test_only_the_failures_asked_for_are_fetched_again(workspace, server, quick):
@@ -176,3 +194,18 @@ def test_attribution_names_author_licence_and_page(workspace, server, quick):
         (row,) = csv.DictReader(handle)
     assert (row["author"], row["license"], row["page"]) == ("João", "Attribution License", "http://page/1")
     assert workspace.image_file(row["file"]).is_file()
+
+
+def test_attribution_is_written_only_if_it_changed(workspace, server, quick):
+    server.pages = {"/1": photo(1), "/2": [{"code": 404}, photo(2)]}
+    candidates(workspace, [f"{server.url}/1", f"{server.url}/2"])
+    path = workspace.data_dir / "attribution.csv"
+    run(Config(**FAST), workspace)
+    first = path.stat().st_ino, path.read_text()
+    run(Config(**FAST), workspace)
+    assert (path.stat().st_ino, path.read_text()) == first
+    run(Config(**FAST, retry_failed=("all",)), workspace)
+    assert path.read_text().startswith(first[1]) and len(path.read_text().splitlines()) == 3
+    path.unlink()
+    run(Config(**FAST), workspace)
+    assert len(path.read_text().splitlines()) == 3

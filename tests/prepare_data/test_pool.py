@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import prepare_data.pool as pool
+from benchmarks.real_near_duplicates import Pool, digest, draw, merged_pairs, smaller_than_left_out
 from prepare_data.add_folder import Config, run
 from prepare_data.pool import find_repetitions, make_pool, mark_repeated
 from wildshape.crops import ImageError
@@ -164,3 +165,34 @@ def test_links_join_clusters():
     marked = mark_repeated(table, ["label"], ["3c" * 8], links=links)
     assert marked["status"].tolist() == ["ok", "in_labels", "ok", "duplicate"]
     assert marked["error"].tolist() == [None, "repeats the labelled image label", None, "repeats r2"]
+
+
+def test_the_benchmark_on_real_photos_names_every_merged_pair(workspace, tmp_path):
+    large = picture(1, 360, 480)
+    images = [
+        cv2.resize(large, (320, 240), interpolation=cv2.INTER_AREA),
+        large,
+        large[:, ::-1],
+        picture(2),
+    ]
+    images += [picture(3), captioned(picture(4))]
+    label(workspace, [picture(4), picture(5)])
+    downloads = pool_table(workspace, images)
+    publish(downloads, workspace.table_path("downloads"), Provenance("t"))
+    marked = make_pool(downloads, workspace)
+    assert marked["status"].tolist() == ["duplicate", "ok", "duplicate", "ok", "ok", "in_labels"]
+    found = Pool(workspace, workspace.load("labelled_images"), marked)
+    pairs = merged_pairs(found)
+    names = {(pair.first.name, pair.second.name): pair.why for pair in pairs}
+    assert names == {
+        ("0.png", "5.jpg"): "hash",
+        ("0.jpg", "1.jpg"): "hash",
+        ("0.jpg", "2.jpg"): "pixels",
+        ("1.jpg", "2.jpg"): "pixels",
+    }
+    assert smaller_than_left_out(marked) == 0
+    swapped = np.where(marked["record_id"] == "r1", 10, marked["width"])
+    assert smaller_than_left_out(marked.with_columns(width=swapped)) == 2
+    assert draw(pairs, tmp_path / "sheets") == 1
+    assert cv2.imread(str(tmp_path / "sheets" / "pairs_00.png")).std() > 10
+    assert digest(pairs) == digest(merged_pairs(found)) != digest(pairs[1:])
