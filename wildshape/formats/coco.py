@@ -8,6 +8,7 @@ are no single animal.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,31 +37,38 @@ def find_file(root: Path) -> Path:
 
 
 def read_records(
-    path: Path, workspace: Workspace, source_category: str | None = None
+    path: Path,
+    workspace: Workspace,
+    source_category: str | None = None,
+    renames: Mapping[str, str] | None = None,
 ) -> tuple[list[LabelRecord], Counter[str]]:
     """The labels of one category, and how many were left out by reason.
+
+    Args:
+        path: The annotation file.
+        workspace: Gives category and skeleton.
+        source_category: The category's name in the file, or several, separated by commas.
+        renames: What the file's own keypoint names mean; see `wildshape.formats.labelled.map_names`.
 
     Raises:
         UserError: no such category, keypoints that do not fit, or not this format.
     """
     data = read_json(path)
     dropped: Counter[str] = Counter()
+    records: list[LabelRecord] = []
     try:
-        category = _find_category(data["categories"], workspace, source_category, path)
-        names = _keypoint_names(category, workspace.category.skeleton)
-        mapping = map_names(workspace.category.skeleton, names, str(path))
-        images = {image["id"]: image for image in data["images"]}
-        records = []
-        for annotation in data["annotations"]:
-            if annotation["category_id"] != category["id"]:
-                continue
-            if annotation.get("iscrowd"):
-                dropped["crowd annotation"] += 1
-            elif annotation["image_id"] not in images:
-                dropped["annotation without an image entry"] += 1
-            else:
-                image = images[annotation["image_id"]]
-                records.append(_record(annotation, image, len(names), mapping, path))
+        known: dict[tuple[str, ...], np.ndarray] = {}
+        mappings = {}
+        for category in find_categories(data["categories"], workspace, source_category, path):
+            names = tuple(str(name) for name in category.get("keypoints") or ())
+            if names not in known:
+                if not names:
+                    raise UserError(_without_names(data, category, path))
+                known[names] = map_names(workspace.category.skeleton, names, str(path), renames)
+            mappings[category["id"]] = known[names], len(names)
+        for annotation, image in annotations_of(data, set(mappings), dropped):
+            mapping, count = mappings[annotation["category_id"]]
+            records.append(_record(annotation, image, count, mapping, path))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{path}: expected COCO's images, annotations and categories; found a problem at {error!r}"
@@ -68,24 +76,59 @@ def read_records(
     return records, dropped
 
 
-def _find_category(
-    categories: list[dict[str, Any]], workspace: Workspace, source_category: str | None, path: Path
-) -> dict[str, Any]:
+def _without_names(data: dict[str, Any], category: dict[str, Any], path: Path) -> str:
+    expected = f"{path}: expected the names of keypoints in category {category['name']}; found "
+    if any(annotation.get("keypoints") for annotation in data["annotations"]):
+        return expected + "keypoints without names; their order is not guessed"
+    return expected + "boxes and masks only; run: with --as instances"
+
+
+def find_categories(
+    categories: Sequence[dict[str, Any]], workspace: Workspace, source_category: str | None, path: Path
+) -> list[dict[str, Any]]:
+    """The entries of a file's categories that are the workspace's.
+
+    Args:
+        categories: The file's.
+        workspace: Gives the category.
+        source_category: Names in the file, separated by commas; None: the category's own names.
+        path: The file, for messages.
+
+    Raises:
+        UserError: one that is asked for is not there.
+    """
     spec = workspace.category
-    wanted = [source_category] if source_category else [spec.name, spec.coco_label, *spec.synonyms]
     by_name = {str(node["name"]).lower(): node for node in categories}
-    for name in wanted:
-        if name and name.lower() in by_name:
-            return by_name[name.lower()]
-    found = ", ".join(sorted(by_name)) or "none"
-    raise UserError(
-        f"{path}: expected category {wanted[0]}; found {found}; run: with --source_category NAME"
-    )
+    if source_category:
+        wanted = [name.strip() for name in source_category.split(",") if name.strip()]
+    else:
+        usual = [[spec.name], [spec.coco_label or spec.name], list(spec.synonyms)]
+        there = [[name for name in names if name.lower() in by_name] for names in usual]
+        wanted = next((names for names in there if names), [spec.name])
+    missing = [name for name in wanted if name.lower() not in by_name]
+    if missing or not wanted:
+        found = ", ".join(sorted(by_name)) or "none"
+        raise UserError(
+            f"{path}: expected category {', '.join(missing) or spec.name}; found {found}; run: with "
+            "--source_category NAME"
+        )
+    return [by_name[name.lower()] for name in wanted]
 
 
-def _keypoint_names(category: dict[str, Any], skeleton: Skeleton) -> list[str]:
-    names = category.get("keypoints")
-    return [str(name) for name in names] if names else list(skeleton.keypoints)
+def annotations_of(
+    data: dict[str, Any], category_ids: set[Any], dropped: Counter[str]
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """The annotations of some categories with their images' entries; crowds are counted and left out."""
+    images = {image["id"]: image for image in data["images"]}
+    for annotation in data["annotations"]:
+        if annotation["category_id"] not in category_ids:
+            continue
+        if annotation.get("iscrowd"):
+            dropped["crowd annotation"] += 1
+        elif annotation["image_id"] not in images:
+            dropped["annotation without an image entry"] += 1
+        else:
+            yield annotation, images[annotation["image_id"]]
 
 
 def _record(

@@ -20,20 +20,18 @@ import tyro
 from wildshape.cli import CommonConfig, say, script_main
 from wildshape.errors import UserError
 from wildshape.files import file_hash
-from wildshape.formats import (
-    animal_pose,
-    animals3d,
-    animals3d_labels,
-    coco,
-    deeplabcut,
-    stanford_extra,
+from wildshape.formats import animals3d, animals3d_labels
+from wildshape.formats.labelled import (
+    LabelledOptions,
+    LabelledSet,
+    build_labelled_set,
+    place_pictures,
 )
-from wildshape.formats.labelled import LabelledOptions, LabelledSet, build_labelled_set
+from wildshape.formats.readers import READERS
 from wildshape.stage import Provenance, publish, up_to_date
 from wildshape.tables import Table, read_table
 from wildshape.workspace import Workspace
 
-READERS = {module.SOURCE: module for module in (coco, animal_pose, stanford_extra, deeplabcut)}
 FORMATS = ("animals3d", *READERS)
 
 
@@ -84,17 +82,19 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     reader = READERS[name]
     path = reader.find_file(root)
     folder = config.images or reader.image_folder(path)
-    provenance = _provenance(config, name, {path.name: path}, folder)
+    provenance = _provenance(config, name, reader.hashes(path), folder)
 
     def make() -> LabelledSet:
         records, dropped = reader.read_records(path, workspace, config.source_category)
+        if reader.loose_names:
+            records = place_pictures(records, folder)
         found = build_labelled_set(records, folder, workspace, options, name)
         return replace(found, dropped=found.dropped + dropped)
 
     return _labelled(config, workspace, provenance, make, name)
 
 
-def _provenance(config: Config, name: str, files: Mapping[str, Path], folder: Path | None) -> Provenance:
+def _provenance(config: Config, name: str, inputs: Mapping[str, str], folder: Path | None) -> Provenance:
     settings = {
         "format": name,
         "root": str(config.root),
@@ -105,7 +105,7 @@ def _provenance(config: Config, name: str, files: Mapping[str, Path], folder: Pa
         "fractions": list(config.fractions),
         "copy": config.copy,
     }
-    return Provenance("import", settings, {key: file_hash(path) for key, path in files.items()})
+    return Provenance("import", settings, inputs)
 
 
 def _labelled(
@@ -162,7 +162,7 @@ def _import_animals3d(
         result = _import_web(config, workspace, files, folder)
     if labelled["annotations"]:
         folder = config.images or _first_folder(root / "images")
-        paths = {path.name: path for group in labelled.values() for path in group}
+        paths = {path.name: file_hash(path) for group in labelled.values() for path in group}
 
         def make() -> LabelledSet:
             records, dropped = animals3d_labels.read_records(labelled, workspace)
@@ -181,9 +181,9 @@ def _first_folder(*folders: Path) -> Path | None:
 def _import_web(
     config: Config, workspace: Workspace, files: dict[str, Path], folder: Path | None
 ) -> dict[str, Any]:
-    hashed = {path.name: path for what, path in files.items() if what != "pose_mt"}
+    hashed = {path.name: file_hash(path) for what, path in files.items() if what != "pose_mt"}
     if "pose_mt" in files:
-        hashed.update({path.name: path for path in sorted(files["pose_mt"].glob("augm_*.txt"))})
+        hashed |= {path.name: file_hash(path) for path in sorted(files["pose_mt"].glob("augm_*.txt"))}
     provenance = _provenance(config, "animals3d", hashed, folder)
     targets = {"images": workspace.table_path("images"), "instances": workspace.table_path("instances")}
     targets.update(

@@ -10,13 +10,14 @@ import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from wildshape.cli import say
 from wildshape.crops import ImageError, decode_image
 from wildshape.errors import UserError
 from wildshape.files import atomic_path
@@ -32,6 +33,8 @@ from wildshape.tables import (
     make_record_id,
 )
 from wildshape.workspace import Workspace
+
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -141,20 +144,52 @@ def map_keypoints(
     return new_xy, new_visible
 
 
-def map_names(skeleton: Skeleton, names: Sequence[str], origin: str) -> np.ndarray:
+def map_names(
+    skeleton: Skeleton, names: Sequence[str], origin: str, renames: Mapping[str, str] | None = None
+) -> np.ndarray:
     """Index into `names` for each keypoint of the skeleton, -1 where there is none.
+
+    Says which of the names have no place in the skeleton.
+
+    Args:
+        skeleton: The skeleton to map onto.
+        names: The source's keypoints.
+        origin: The source, for messages.
+        renames: What a source's own names mean, where that differs from the skeletons' use of them.
 
     Raises:
         UserError: the names have nothing in common with the skeleton.
     """
-    mapping = skeleton.map_from(names)
+    mapping = skeleton.map_from([(renames or {}).get(name, name) for name in names])
     if not (mapping >= 0).any():
         raise UserError(
             f"{origin}: expected keypoints of skeleton {skeleton.name} "
             f"({', '.join(skeleton.keypoints[:4])} ...); found {', '.join(names[:4]) or 'none'} ...; "
             "name them alike, or add aliases to the skeleton"
         )
+    unused = [name for index, name in enumerate(names) if index not in mapping]
+    if unused:
+        say(f"{Path(origin).name}: no place in {skeleton.name} for {', '.join(unused)}")
     return mapping
+
+
+def place_pictures(records: Sequence[LabelRecord], folder: Path) -> list[LabelRecord]:
+    """Records whose pictures are named by their place under a folder, from names without folder or suffix.
+
+    A name that fits no file, or several, stays as it is.
+    """
+    found: dict[str, list[str]] = {}
+    for file in sorted(folder.rglob("*")):
+        if file.suffix.lower() in PICTURE_SUFFIXES:
+            place = file.relative_to(folder)
+            for key in {place.name, place.stem}:
+                found.setdefault(key, []).append(place.as_posix())
+    placed = []
+    for record in records:
+        places = found.get(Path(record.image_name).name, [])
+        alone = len(places) == 1 and not (folder / record.image_name).is_file()
+        placed.append(replace(record, image_name=places[0]) if alone else record)
+    return placed
 
 
 def box_problem(box_xyxy: np.ndarray, size: tuple[int, int] | None) -> str | None:

@@ -143,6 +143,23 @@ def test_deeplabcut_with_several_animals(workspace, tmp_path):
     assert {record.source_id.rpartition(":")[2] for record in records} == {"one", "two"}
 
 
+def test_deeplabcut_projects_have_a_file_a_film(workspace, tmp_path):
+    table = frames(root=tmp_path)
+    table.to_csv(tmp_path / "labeled-data" / "film" / "CollectedData_me.csv")
+    (tmp_path / "labeled-data" / "film" / "CollectedData_me.h5").write_bytes(b"the same, not read")
+    other = table.copy()
+    other.index = [name.replace("film", "second") for name in table.index]
+    for number, name in enumerate(other.index):
+        save_picture(tmp_path / name, 10 + number)
+    other.to_csv(tmp_path / "labeled-data" / "second" / "CollectedData_me.csv")
+    found = bring_in(workspace, "deeplabcut", tmp_path)
+    assert found["labels"] == 10
+    assert {name.split("/")[1] for name in workspace.load("labels")["source_id"]} == {"film", "second"}
+    (tmp_path / "labeled-data" / "second" / "CollectedData_you.csv").write_text("")
+    with pytest.raises(UserError, match="expected one CollectedData in .*second; found"):
+        bring_in(workspace, "deeplabcut", tmp_path, overwrite=True)
+
+
 @pytest.mark.parametrize("individuals", [None, ["one", "two"]])
 def test_deeplabcut_round_trip(workspace, tmp_path, individuals):
     frames(individuals, root=tmp_path).to_csv(tmp_path / "labeled-data" / "CollectedData_me.csv")
@@ -167,7 +184,7 @@ def test_deeplabcut_round_trip(workspace, tmp_path, individuals):
 
 
 def test_deeplabcut_that_does_not_fit(workspace, tmp_path):
-    with pytest.raises(UserError, match="expected one CollectedData"):
+    with pytest.raises(UserError, match="expected CollectedData_.*found none"):
         bring_in(workspace, "deeplabcut", tmp_path)
     file = tmp_path / "CollectedData_me.csv"
     file.write_text("a,b\n1,2\n")

@@ -1,0 +1,85 @@
+"""The formats of labelled photos that `wildshape import` and `wildshape run --labels` read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from wildshape.files import file_hash
+from wildshape.formats import (
+    animal_pose,
+    ap10k,
+    coco,
+    deeplabcut,
+    horse10,
+    pascal_voc,
+    stanford_extra,
+)
+from wildshape.formats.labelled import LabelRecord
+from wildshape.workspace import Workspace
+
+_FEW = 20
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How one format is read.
+
+    Attributes:
+        find_file: From `--root` to the annotation file, or the folder that holds several; raises UserError.
+        image_folder: From that to the folder of the pictures, where `--images` names none.
+        read_records: From that, a workspace and the category's name in the source (None: the usual ones)
+            to the labels, and how many were left out by reason.
+        input_files: The files that are read; by default the one that `find_file` found.
+        loose_names: Whether the format names pictures without folder or suffix.
+    """
+
+    find_file: Callable[[Path], Path]
+    image_folder: Callable[[Path], Path]
+    read_records: Callable[[Path, Workspace, str | None], tuple[list[LabelRecord], Counter[str]]]
+    input_files: Callable[[Path], Sequence[Path]] = lambda path: [path]
+    loose_names: bool = False
+
+    def hashes(self, path: Path) -> dict[str, str]:
+        """Content hash of the files read, by name; one hash of them all where there are many."""
+        files = self.input_files(path)
+        found = {file.relative_to(path.parent).as_posix(): file_hash(file) for file in files}
+        if len(found) <= _FEW:
+            return found
+        digest = hashlib.sha256("".join(f"{name}\0{value}\n" for name, value in found.items()).encode())
+        return {f"{len(found)} files in {path.name}": digest.hexdigest()}
+
+
+READERS: Mapping[str, Reader] = MappingProxyType(
+    {
+        "coco": Reader(coco.find_file, coco.image_folder, coco.read_records),
+        "animal_pose": Reader(
+            animal_pose.find_file,
+            animal_pose.image_folder,
+            animal_pose.read_records,
+            animal_pose.input_files,
+            loose_names=True,
+        ),
+        "ap10k": Reader(ap10k.find_file, ap10k.image_folder, ap10k.read_records, ap10k.input_files),
+        "pascal_voc": Reader(
+            pascal_voc.find_file,
+            pascal_voc.image_folder,
+            pascal_voc.read_records,
+            pascal_voc.input_files,
+            loose_names=True,
+        ),
+        "horse10": Reader(
+            horse10.find_file, horse10.image_folder, horse10.read_records, horse10.input_files
+        ),
+        "stanford_extra": Reader(
+            stanford_extra.find_file, stanford_extra.image_folder, stanford_extra.read_records
+        ),
+        "deeplabcut": Reader(
+            deeplabcut.find_file, deeplabcut.image_folder, deeplabcut.read_records, deeplabcut.input_files
+        ),
+    }
+)
