@@ -18,13 +18,14 @@ from wildshape.errors import UserError
 from wildshape.files import read_json, write_json
 from wildshape.formats.labelled import LabelRecord, map_keypoints, map_names, one_file
 from wildshape.formats.masks import encode_segmentation, mask_area
+from wildshape.formats.selected import selected_labels
 from wildshape.geometry import xywh_to_xyxy, xyxy_to_xywh
 from wildshape.skeleton import Skeleton
-from wildshape.tables import Table, read_table
+from wildshape.tables import Table
 from wildshape.workspace import Workspace
 
 SOURCE = "coco"
-_SHIFT = 0.5
+SHIFT = 0.5
 
 
 def find_file(root: Path) -> Path:
@@ -151,7 +152,7 @@ def _record(
     visible = keypoints[:, 2].astype(np.int64)
     if not np.isin(visible, (0, 1, 2)).all():
         raise UserError(f"{path}: expected visibility 0, 1 or 2; found other in annotation {name}")
-    xy, visible = map_keypoints(keypoints[:, :2] - _SHIFT, visible, mapping)
+    xy, visible = map_keypoints(keypoints[:, :2] - SHIFT, visible, mapping)
     size = (int(image["width"]), int(image["height"])) if "width" in image else None
     mask = None
     if annotation.get("segmentation") and size is not None:
@@ -164,12 +165,19 @@ def _record(
     return LabelRecord(
         image_name=str(image["file_name"]),
         source_id=str(name),
-        box_xyxy=xywh_to_xyxy(np.asarray(annotation["bbox"], dtype=np.float64).reshape(4)) - _SHIFT,
+        box_xyxy=xywh_to_xyxy(np.asarray(annotation["bbox"], dtype=np.float64).reshape(4)) - SHIFT,
         xy=xy,
         visible=visible,
         mask_rle=mask,
         size=size,
+        instance_id=annotation_id_here(annotation),
     )
+
+
+def annotation_id_here(annotation: dict[str, Any]) -> str | None:
+    """The instance id that `export_labels` wrote among an annotation's attributes, if it is there."""
+    found = annotation.get("instance_id") or (annotation.get("attributes") or {}).get("instance_id")
+    return str(found) if found else None
 
 
 def image_folder(path: Path) -> Path:
@@ -186,7 +194,8 @@ def export_labels(
     """Write labels as a COCO keypoint file for each split, `<category>_<split>.json`.
 
     Ids that are numbers in the source are kept where they are distinct; the mask's area is that of
-    the annotation, or the box's where there is no mask.
+    the annotation, or the box's where there is no mask. The `attributes` of an annotation, which tools
+    such as CVAT keep, hold the instance id, by which a corrected label is recognised.
 
     Args:
         labels: a labels table.
@@ -231,48 +240,34 @@ def export_labels(
     return written
 
 
-def export_selections(workspace: Workspace, out: Path) -> dict[str, int]:
-    """Write the pose network's labels of every selection, best first, `<category>_<selection>.json`.
+def export_selected(workspace: Workspace, out: Path, name: str, source: str) -> dict[str, int]:
+    """Write the pseudo-labels of a selection, best first, as `<category>_<selection>.json`.
 
     Every keypoint is written as visible, with its confidence among the `keypoint_scores`.
+
+    Args:
+        workspace: Of the run.
+        out: Folder to write to.
+        name: See `wildshape.formats.selected.selected_labels`.
+        source: Whose keypoints.
 
     Returns:
         Annotations written, by file name.
 
     Raises:
-        UserError: the tables that a selection refers to are missing.
+        UserError: a table is missing.
     """
-    paths = sorted((workspace.run_dir / "selections").glob("*.parquet"))
-    if not paths:
-        return {}
-    skeleton = workspace.category.skeleton
-    written: dict[str, int] = {}
-    images = workspace.load("images", "export coco")
-    instances = workspace.load("instances", "export coco")
-    keypoints = workspace.load_keypoints("pose", "export coco")
-    animals, places = instances.lookup("instance_id"), keypoints.lookup("instance_id")
-    for path in paths:
-        table = read_table(path, "selections")
-        chosen = table["instance_id"][np.argsort(table["rank"], kind="stable")]
-        known = [name for name in chosen if name in animals and name in places]
-        rows = [places[name] for name in known]
-        columns = instances.take([animals[name] for name in known]).columns
-        columns = dict(columns) | {
-            "source_id": np.array([None] * len(rows), dtype=object),
-            "split": np.array([path.stem] * len(rows), dtype=object),
-            "skeleton": np.array([skeleton.name] * len(rows), dtype=object),
-            "xy": keypoints["xy"][rows],
-            "visible": np.full((len(rows), skeleton.num_keypoints), 2),
-            "camera": np.full((len(rows), 7), np.nan),
-        }
-        labels = Table("labels", columns, {"skeleton": skeleton.name})
-        written |= export_labels(labels, images, skeleton, out, keypoints["confidence"][rows])
-    return written
+    labels, images, confidence = selected_labels(workspace, name, source)
+    return export_labels(labels, images, workspace.category.skeleton, out, confidence)
 
 
 def _image_entry(number: int, row: dict[str, Any], image_id: str) -> dict[str, Any]:
     path = row.get("path")
-    name = row.get("source_id") or (Path(path).name if path else image_id)
+    # A web image's source knows it by a number; its file is what an annotation tool can open.
+    name = row.get("source_id")
+    if path and Path(name or "").name != Path(path).name and Path(name or "").suffix == "":
+        name = Path(path).name
+    name = name or image_id
     entry = {"id": number, "file_name": name}
     if row.get("width", -1) > 0:
         entry.update(width=row["width"], height=row["height"])
@@ -283,9 +278,9 @@ def _annotation(labels: Table, row: int, number: int, image_number: int) -> dict
     import json
 
     visible = labels["visible"][row]
-    xy = np.where((visible > 0)[:, None], labels["xy"][row] + _SHIFT, 0.0)
+    xy = np.where((visible > 0)[:, None], labels["xy"][row] + SHIFT, 0.0)
     box = xyxy_to_xywh(labels["box_xyxy"][row])
-    box[:2] += _SHIFT
+    box[:2] += SHIFT
     mask = labels["mask_rle"][row]
     entry = {
         "id": number,
@@ -296,6 +291,7 @@ def _annotation(labels: Table, row: int, number: int, image_number: int) -> dict
         "iscrowd": 0,
         "keypoints": np.concatenate([xy, visible[:, None]], axis=1).reshape(-1),
         "num_keypoints": int((visible > 0).sum()),
+        "attributes": {"instance_id": labels["instance_id"][row]},
     }
     if mask is not None:
         entry["segmentation"] = json.loads(mask)

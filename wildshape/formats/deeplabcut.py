@@ -18,7 +18,7 @@ import numpy as np
 
 from wildshape.errors import UserError
 from wildshape.files import atomic_path, atomic_write
-from wildshape.formats.labelled import LabelRecord, map_keypoints, map_names
+from wildshape.formats.labelled import LabelRecord, keypoints_box, map_keypoints, map_names
 from wildshape.stage import progress
 from wildshape.tables import Table
 from wildshape.workspace import Workspace
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SOURCE = "deeplabcut"
-_MARGIN = 0.1
 _LEVELS = ("scorer", "individuals", "bodyparts", "coords")
 _SINGLE = "animal"
 
@@ -186,7 +185,8 @@ def _read_file(
                 continue
             mapped, visible = map_keypoints(xy, np.where(seen, 2, 0), mapping)
             name = str(picture)
-            records.append(LabelRecord(name, f"{name}:{individual}", _box(xy[seen]), mapped, visible))
+            source_id, box = f"{name}:{individual}", keypoints_box(xy[seen])
+            records.append(LabelRecord(name, source_id, box, mapped, visible, box_from_keypoints=True))
     return records, dropped
 
 
@@ -238,9 +238,3 @@ def export_labels(labels: Table, images: Table, workspace: Workspace, out: Path)
     with atomic_write(out / file, "w") as handle:
         csv.writer(handle, lineterminator="\n").writerows([*header, *lines])
     return {file: len(labels)}
-
-
-def _box(xy: np.ndarray) -> np.ndarray:
-    low, high = xy.min(0), xy.max(0)
-    margin = _MARGIN * (high - low).max()
-    return np.concatenate([low - margin, high + margin])

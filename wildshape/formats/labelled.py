@@ -34,6 +34,7 @@ from wildshape.tables import (
 )
 from wildshape.workspace import Workspace
 
+_MARGIN = 0.1
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
@@ -78,6 +79,8 @@ class LabelRecord:
         split: Given by the source; all records have one or none has.
         size: Width and height that the source states, if it does.
         flags: Comma list.
+        instance_id: The animal's id here, where a file that was exported from here carries it.
+        box_from_keypoints: Whether the source has no box, so that this one was made from the keypoints.
     """
 
     image_name: str
@@ -90,6 +93,8 @@ class LabelRecord:
     split: str | None = None
     size: tuple[int, int] | None = None
     flags: str = ""
+    instance_id: str | None = None
+    box_from_keypoints: bool = False
 
 
 @dataclass
@@ -190,6 +195,13 @@ def place_pictures(records: Sequence[LabelRecord], folder: Path) -> list[LabelRe
         alone = len(places) == 1 and not (folder / record.image_name).is_file()
         placed.append(replace(record, image_name=places[0]) if alone else record)
     return placed
+
+
+def keypoints_box(xy: np.ndarray) -> np.ndarray:
+    """The box [4] of keypoints [N, 2], a tenth of its longer side wider all round."""
+    low, high = xy.min(0), xy.max(0)
+    margin = _MARGIN * (high - low).max()
+    return np.concatenate([low - margin, high + margin])
 
 
 def box_problem(box_xyxy: np.ndarray, size: tuple[int, int] | None) -> str | None:

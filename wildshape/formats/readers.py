@@ -14,8 +14,10 @@ from wildshape.formats import (
     animal_pose,
     ap10k,
     coco,
+    cvat,
     deeplabcut,
     horse10,
+    label_studio,
     pascal_voc,
     stanford_extra,
 )
@@ -80,6 +82,10 @@ READERS: Mapping[str, Reader] = MappingProxyType(
         ),
         "deeplabcut": Reader(
             deeplabcut.find_file, deeplabcut.image_folder, deeplabcut.read_records, deeplabcut.input_files
+        ),
+        "cvat": Reader(cvat.find_file, cvat.image_folder, cvat.read_records),
+        "label_studio": Reader(
+            label_studio.find_file, label_studio.image_folder, label_studio.read_records
         ),
     }
 )

@@ -262,5 +262,5 @@ def test_real_mmpose_files(real_data, make_workspace):
     assert facts["labels"] == 1 and facts["dropped"] == {"image file not found": 2}
     labels, skeleton = horse.load("labels"), horse.category.skeleton
     left, right = (labels["xy"][0, skeleton.find(name)] for name in ("L_B_paw", "R_B_paw"))
-    # Seen in the picture: the horse faces right, and its hind leg nearer to the camera, the right one, is back.
+    # Seen in the picture: it faces right, and the hind leg nearer to the camera, its right one, is back.
     assert right[0] < left[0]
