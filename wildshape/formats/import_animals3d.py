@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +48,7 @@ def import_animals3d(
 
         def make() -> LabelledSet:
             records, dropped = animals3d_labels.read_records(labelled, workspace)
-            found = build_labelled_set(records, folder, workspace, options, "animals3d")
-            return replace(found, dropped=found.dropped + dropped)
+            return build_labelled_set(records, folder, workspace, options, "animals3d", dropped)
 
         provenance = import_provenance(config, "animals3d", paths, folder)
         result = {**result, **publish_labelled(config, workspace, provenance, make, "animals3d")}

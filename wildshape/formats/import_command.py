@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -41,7 +41,7 @@ class Config(CommonConfig):
 
     format: tyro.conf.Positional[str]
     """animals3d (published label files), or a format of labelled photos: coco (keypoints), animal_pose,
-    ap10k, pascal_voc, horse10, stanford_extra, deeplabcut, cvat, label_studio."""
+    ap10k, pascal_voc, horse10, stanford_extra, deeplabcut, sleap, cvat, label_studio."""
     root: Path
     """The data set's folder, or its annotation file."""
     as_: Annotated[Literal["set", "labels", "instances"], tyro.conf.arg(name="as")] = "set"
@@ -101,8 +101,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
 
     def make() -> LabelledSet:
         records, dropped = read()
-        found = build_labelled_set(records, folder, workspace, options, name)
-        return replace(found, dropped=found.dropped + dropped)
+        return build_labelled_set(records, folder, workspace, options, name, dropped)
 
     if config.as_ == "labels":
         records, dropped = read()

@@ -221,6 +221,7 @@ def build_labelled_set(
     workspace: Workspace,
     options: LabelledOptions,
     source: str,
+    left_out: Mapping[str, int] | None = None,
 ) -> LabelledSet:
     """Read the pictures, drop what cannot be used, and divide the rest.
 
@@ -233,13 +234,14 @@ def build_labelled_set(
         workspace: Where the tables will lie.
         options: How.
         source: Name of the format.
+        left_out: What the reader left out, by reason, to be counted with the rest.
 
     Raises:
         UserError: no record is left.
     """
     skeleton = workspace.category.skeleton
     pictures: dict[str, Picture] = {}
-    dropped: Counter[str] = Counter()
+    dropped: Counter[str] = Counter(left_out or {})
     kept: list[LabelRecord] = []
     seen: set[str] = set()
     ids: list[str] = []

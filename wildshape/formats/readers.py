@@ -19,6 +19,7 @@ from wildshape.formats import (
     horse10,
     label_studio,
     pascal_voc,
+    sleap,
     stanford_extra,
 )
 from wildshape.formats.labelled import LabelRecord
@@ -83,6 +84,7 @@ READERS: Mapping[str, Reader] = MappingProxyType(
         "deeplabcut": Reader(
             deeplabcut.find_file, deeplabcut.image_folder, deeplabcut.read_records, deeplabcut.input_files
         ),
+        "sleap": Reader(sleap.find_file, sleap.image_folder, sleap.read_records),
         "cvat": Reader(cvat.find_file, cvat.image_folder, cvat.read_records),
         "label_studio": Reader(
             label_studio.find_file, label_studio.image_folder, label_studio.read_records

@@ -166,7 +166,7 @@ def region(kind, name, key, x, y, parent=None, **value):
 
 
 def test_label_studio_by_hand(workspace, tmp_path):
-    """Two nested animals; keypoints with and without a parent; an upload's prefix; a task nobody labelled."""
+    """Two nested animals; keypoints with and without a parent; an upload; a task that nobody labelled."""
     save_picture(tmp_path / "images/a.jpg", 5, (100, 100))
     results = [
         region("rectanglelabels", "Cow", "big#x1", 0, 0, width=90, height=90, rotation=0),
