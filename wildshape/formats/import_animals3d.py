@@ -31,26 +31,27 @@ def import_animals3d(
     """
     category = config.source_category or workspace.category.name
     files = animals3d.find_files(root, category, workspace.name)
-    labelled = animals3d_labels.find_files(root, category)
+    labelled = animals3d_labels.find_sets(root, category)
     has_web = bool(set(files) - {"names", "pose_mt"})
-    if not has_web and not labelled["annotations"]:
+    if not has_web and not labelled:
         raise UserError(
             f"expected labels/{category}_pl_2d.json, labels_0/{category}_bbox.json or "
-            f"annotations/{category}.json under {root}; found none of them"
+            f"annotations/{category}.json (also in cachedir/data/pascal) under {root}; found none of them"
         )
     result: dict[str, Any] = {}
     if has_web:
         folder = config.images or _first_folder(root / "images" / category, root / "images")
         result = _import_web(config, workspace, files, folder)
-    if labelled["annotations"]:
-        folder = config.images or _first_folder(root / "images")
-        paths = {path.name: file_hash(path) for group in labelled.values() for path in group}
+    if labelled:
+        paths = [path for entry in labelled for group in entry.files.values() for path in group]
+        hashes = {path.relative_to(root).as_posix(): file_hash(path) for path in paths}
+        folder, _ = animals3d_labels.find_pictures(labelled[0], config.images)
 
         def make() -> LabelledSet:
-            records, dropped = animals3d_labels.read_records(labelled, workspace)
-            return build_labelled_set(records, folder, workspace, options, "animals3d", dropped)
+            records, dropped, place = animals3d_labels.read_sets(labelled, workspace, config.images)
+            return build_labelled_set(records, place, workspace, options, "animals3d", dropped)
 
-        provenance = import_provenance(config, "animals3d", paths, folder)
+        provenance = import_provenance(config, "animals3d", hashes, folder)
         result = {**result, **publish_labelled(config, workspace, provenance, make, "animals3d")}
     return result
 

@@ -41,7 +41,8 @@ class Config(CommonConfig):
 
     format: tyro.conf.Positional[str]
     """animals3d (published label files), or a format of labelled photos: coco (keypoints), animal_pose,
-    ap10k, pascal_voc, horse10, stanford_extra, deeplabcut, sleap, cvat, label_studio."""
+    ap10k, pascal_voc, horse10, stanford_extra, deeplabcut, sleap, acsm (its cachedir), cvat or
+    label_studio."""
     root: Path
     """The data set's folder, or its annotation file."""
     as_: Annotated[Literal["set", "labels", "instances"], tyro.conf.arg(name="as")] = "set"

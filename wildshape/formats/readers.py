@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from wildshape.files import file_hash
 from wildshape.formats import (
+    acsm_cachedir,
     animal_pose,
     ap10k,
     coco,
@@ -85,6 +86,13 @@ READERS: Mapping[str, Reader] = MappingProxyType(
             deeplabcut.find_file, deeplabcut.image_folder, deeplabcut.read_records, deeplabcut.input_files
         ),
         "sleap": Reader(sleap.find_file, sleap.image_folder, sleap.read_records),
+        "acsm": Reader(
+            acsm_cachedir.find_file,
+            acsm_cachedir.image_folder,
+            acsm_cachedir.read_records,
+            acsm_cachedir.input_files,
+            loose_names=True,
+        ),
         "cvat": Reader(cvat.find_file, cvat.image_folder, cvat.read_records),
         "label_studio": Reader(
             label_studio.find_file, label_studio.image_folder, label_studio.read_records

@@ -82,9 +82,8 @@ def read_records(
                 LabelRecord(name, f"{place}/{number}", box, mapped, seen, box_from_keypoints=True)
             )
     if pictures.extracted:
-        say(
-            f"import sleap: {pictures.extracted} frames of videos written to {workspace.labelled_images_dir}"
-        )
+        folder = workspace.relative(workspace.labelled_images_dir)
+        say(f"import sleap: {pictures.extracted} frames of videos written to {folder}")
     return records, dropped
 
 
