@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wildshape.errors import UserError
-from wildshape.files import file_hash
 from wildshape.formats import animals3d, animals3d_labels
 from wildshape.formats.import_parts import import_provenance, publish_labelled, report
 from wildshape.formats.labelled import LabelledOptions, LabelledSet, build_labelled_set
@@ -44,14 +43,13 @@ def import_animals3d(
         result = _import_web(config, workspace, files, folder)
     if labelled:
         paths = [path for entry in labelled for group in entry.files.values() for path in group]
-        hashes = {path.relative_to(root).as_posix(): file_hash(path) for path in paths}
         folder, _ = animals3d_labels.find_pictures(labelled[0], config.images)
 
         def make() -> LabelledSet:
             records, dropped, place = animals3d_labels.read_sets(labelled, workspace, config.images)
             return build_labelled_set(records, place, workspace, options, "animals3d", dropped)
 
-        provenance = import_provenance(config, "animals3d", hashes, folder)
+        provenance = import_provenance(config, workspace, "animals3d", paths, folder)
         result = {**result, **publish_labelled(config, workspace, provenance, make, "animals3d")}
     return result
 
@@ -63,10 +61,10 @@ def _first_folder(*folders: Path) -> Path | None:
 def _import_web(
     config: Config, workspace: Workspace, files: dict[str, Path], folder: Path | None
 ) -> dict[str, Any]:
-    hashed = {path.name: file_hash(path) for what, path in files.items() if what != "pose_mt"}
+    hashed = [path for what, path in files.items() if what != "pose_mt"]
     if "pose_mt" in files:
-        hashed |= {path.name: file_hash(path) for path in sorted(files["pose_mt"].glob("augm_*.txt"))}
-    provenance = import_provenance(config, "animals3d", hashed, folder)
+        hashed += sorted(files["pose_mt"].glob("augm_*.txt"))
+    provenance = import_provenance(config, workspace, "animals3d", hashed, folder)
     targets = {"images": workspace.table_path("images"), "instances": workspace.table_path("instances")}
     targets.update(
         {

@@ -107,7 +107,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     if config.as_ == "labels":
         records, dropped = read()
         return import_corrections(Source(records, dropped, folder, name), workspace, options)
-    provenance = import_provenance(config, name, reader.hashes(path), folder)
+    provenance = import_provenance(config, workspace, name, reader.input_files(path), folder)
     return publish_labelled(config, workspace, provenance, make, name)
 
 

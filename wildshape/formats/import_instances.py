@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wildshape.errors import UserError
-from wildshape.files import file_hash, read_json
+from wildshape.files import read_json
 from wildshape.formats import coco
 from wildshape.formats.import_parts import import_provenance, report
 from wildshape.formats.labelled import LabelledOptions, Picture, box_problem, read_picture
@@ -52,7 +52,7 @@ def import_instances(
     """
     path = coco.find_file(root)
     folder = config.images or coco.image_folder(path)
-    provenance = import_provenance(config, SOURCE, {path.name: file_hash(path)}, folder)
+    provenance = import_provenance(config, workspace, SOURCE, [path], folder)
     targets = {what: workspace.table_path(what) for what in ("images", "instances")}
     pool = targets["images"]
     own_pool = not pool.exists() or read_facts(pool)["provenance"].get("stage") == "import"

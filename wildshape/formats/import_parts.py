@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wildshape.cli import say
+from wildshape.files import sha256_bytes
 from wildshape.formats import corrections
 from wildshape.formats.labelled import LabelledSet
-from wildshape.stage import Provenance, publish, up_to_date
+from wildshape.stage import Provenance, input_hashes, publish, up_to_date
 from wildshape.tables import read_table
 from wildshape.workspace import Workspace
 
 if TYPE_CHECKING:
     from wildshape.formats.import_command import Config
 
+_FEW = 20
+
 
 def import_provenance(
-    config: Config, name: str, inputs: Mapping[str, str], folder: Path | None
+    config: Config, workspace: Workspace, name: str, files: Sequence[Path], folder: Path | None
 ) -> Provenance:
     """What an import depends on.
 
     Args:
         config: The command's settings.
+        workspace: Whose tables.
         name: The format.
-        inputs: Content hash of each file read, by name.
+        files: The files that are read.
         folder: Where the pictures lie.
     """
-    settings = {
+    settings: dict[str, Any] = {
         "format": name,
         "root": str(config.root),
         "images": None if folder is None else str(folder),
@@ -41,6 +45,11 @@ def import_provenance(
         "fractions": list(config.fractions),
         "copy": config.copy,
     }
+    inputs = input_hashes(workspace.root, *files)
+    if len(inputs) > _FEW:  # one XML file an animal: a hash of all hashes
+        lines = "".join(f"{file}\0{value}\n" for file, value in inputs.items())
+        settings["files"] = f"{len(inputs)}, {sha256_bytes(lines.encode())[:16]}"
+        inputs = {}
     return Provenance("import", settings, inputs)
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from wildshape.files import file_hash
 from wildshape.formats import (
     acsm_cachedir,
     animal_pose,
@@ -25,8 +23,6 @@ from wildshape.formats import (
 )
 from wildshape.formats.labelled import LabelRecord
 from wildshape.workspace import Workspace
-
-_FEW = 20
 
 
 @dataclass(frozen=True)
@@ -47,15 +43,6 @@ class Reader:
     read_records: Callable[[Path, Workspace, str | None], tuple[list[LabelRecord], Counter[str]]]
     input_files: Callable[[Path], Sequence[Path]] = lambda path: [path]
     loose_names: bool = False
-
-    def hashes(self, path: Path) -> dict[str, str]:
-        """Content hash of the files read, by name; one hash of them all where there are many."""
-        files = self.input_files(path)
-        found = {file.relative_to(path.parent).as_posix(): file_hash(file) for file in files}
-        if len(found) <= _FEW:
-            return found
-        digest = hashlib.sha256("".join(f"{name}\0{value}\n" for name, value in found.items()).encode())
-        return {f"{len(found)} files in {path.name}": digest.hexdigest()}
 
 
 READERS: Mapping[str, Reader] = MappingProxyType(

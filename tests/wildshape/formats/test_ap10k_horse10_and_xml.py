@@ -10,6 +10,7 @@ from small_labels import bring_in, save_picture
 from wildshape.errors import UserError
 from wildshape.formats import ap10k, horse10
 from wildshape.skeleton import load_skeleton
+from wildshape.status import examine, steps
 
 AP10K = (
     "left_eye", "right_eye", "nose", "neck", "root_of_tail", "left_shoulder", "left_elbow",
@@ -66,9 +67,11 @@ def test_ap10k_keeps_its_splits_and_maps_limbs_by_name(ap10k_set, workspace, cap
         k = AP10K.index(theirs)
         assert labels["xy"][row, skeleton.find(ours)].tolist() == [9.5 + 5 * k, 19.5 + k], ours
     assert {labels["split"][labels.lookup("source_id")[name]] for name in ("41", "51")} == {"test"}
+    assert examine(workspace, steps(workspace)[0]).state == "done"
     with pytest.raises(UserError, match=r"other settings \(.*ap10k-val-split1.json has changed"):
         (ap10k_set / "annotations/ap10k-val-split1.json").write_text("{}")
         bring_in(workspace, "ap10k", ap10k_set)
+    assert examine(workspace, steps(workspace)[0]).state == "stale"
 
 
 def test_ap10k_gives_knees_to_the_skeleton_that_has_them():
@@ -264,3 +267,17 @@ def test_real_mmpose_files(real_data, make_workspace):
     left, right = (labels["xy"][0, skeleton.find(name)] for name in ("L_B_paw", "R_B_paw"))
     # Seen in the picture: it faces right, and the hind leg nearer to the camera, its right one, is back.
     assert right[0] < left[0]
+
+
+def test_many_files_have_one_hash(workspace, tmp_path):
+    root = tmp_path / "xml"
+    root.mkdir()
+    save_picture(root / "co1.jpeg", 1)
+    bounds = {"xmin": 15.0, "ymin": 25.0, "width": 60.0, "height": 50.0}
+    for number in range(21):
+        (root / f"{number}.xml").write_text(animal_xml("co1.jpeg", "cow", bounds, xml_points(number / 7)))
+    assert bring_in(workspace, "pascal_voc", root)["labels"] == 21
+    assert examine(workspace, steps(workspace)[0]).state == "done"
+    (root / "3.xml").write_text(animal_xml("co1.jpeg", "cow", bounds, xml_points(4)))
+    with pytest.raises(UserError, match="other settings .files=21, .* then, 21, .* now"):
+        bring_in(workspace, "pascal_voc", root)
