@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from small_labels import bring_in, save_picture
 
+from wildshape import run
 from wildshape.errors import UserError
 from wildshape.formats import ap10k, horse10
 from wildshape.skeleton import load_skeleton
@@ -72,6 +73,15 @@ def test_ap10k_keeps_its_splits_and_maps_limbs_by_name(ap10k_set, workspace, cap
         (ap10k_set / "annotations/ap10k-val-split1.json").write_text("{}")
         bring_in(workspace, "ap10k", ap10k_set)
     assert examine(workspace, steps(workspace)[0]).state == "stale"
+
+
+def test_a_run_reads_it_too(ap10k_set, workspace):
+    config = run.Config(category="cow", labels=f"ap10k:{ap10k_set}", size="miniature")
+    run.Pipeline(config, workspace).labels()
+    assert len(workspace.load("labels")) == 6
+    wrong = run.Config(category="cow", labels=f"ap11k:{ap10k_set}", size="miniature")
+    with pytest.raises(UserError, match="expected animals3d:PATH, coco:PATH, .* or diorama; found ap11k:"):
+        run.Pipeline(wrong, workspace).labels()
 
 
 def test_ap10k_gives_knees_to_the_skeleton_that_has_them():

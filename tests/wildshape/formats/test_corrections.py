@@ -8,6 +8,7 @@ from small_labels import bring_in, save_picture
 from small_run import make_run
 
 from prepare_data import data_selection
+from wildshape import run as pipeline
 from wildshape import training_data
 from wildshape.errors import UserError
 from wildshape.formats import export_command, import_command
@@ -104,6 +105,8 @@ def test_a_corrected_selection_becomes_labels(run, tmp_path, capsys):
     assert set(web.instance_ids) == set(selection["instance_id"]) - set(ids)
     everything, _ = training_data.web(run, "pose", None, None)
     assert not set(ids) & set(everything.instance_ids)
+    config = pipeline.Config(category="cow", size="miniature", selection_num=58, overwrite=True)
+    assert pipeline.Pipeline(config, run).select() == 55
     with pytest.raises(UserError, match="exists with other settings .*labelled=None then, 5 animals"):
         data_selection.run(data_selection.Config(category="cow", filter="cf_cm", selection_num=20), run)
     facts = data_selection.run(
