@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ElementTree
+import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,12 @@ _HOW_TO = """\
 3. In the task's menu: Upload annotations, format CVAT 1.1, annotations.xml.
 4. Correct. Leave the attribute instance_id as it is; the box may be moved too.
 5. Export the task as "CVAT for images 1.1" and bring it back:
-   wildshape import cvat --as labels --root annotations.xml --category {category}
+   wildshape import cvat --as labels --root THE.zip --category {category}
 """
 
 
 def find_file(root: Path) -> Path:
-    """The annotation file of a folder, or the file itself.
+    """The annotation file of a folder, or the file itself, which may be the ZIP file that CVAT exports.
 
     Raises:
         UserError: there is not exactly one.
@@ -58,10 +59,7 @@ def read_records(
     Raises:
         UserError: no such label, keypoints that do not fit, or not this format.
     """
-    try:
-        root = ElementTree.parse(path).getroot()
-    except (ElementTree.ParseError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: expected CVAT's XML; found {error}") from None
+    root = _root(path)
     if root.tag != "annotations" or root.find("image") is None:
         found = "tracks: export as CVAT for images" if root.find("track") is not None else f"<{root.tag}>"
         raise UserError(f"{path}: expected CVAT for images 1.1, <annotations> with <image>; found {found}")
@@ -86,6 +84,16 @@ def read_records(
     except (KeyError, ValueError) as error:
         raise UserError(f"{path}: expected CVAT for images 1.1; found a problem at {error!r}") from None
     return records, dropped
+
+
+def _root(path: Path) -> ElementTree.Element:
+    try:
+        if path.suffix.lower() != ".zip":
+            return ElementTree.parse(path).getroot()
+        with zipfile.ZipFile(path) as archive, archive.open("annotations.xml") as file:
+            return ElementTree.parse(file).getroot()
+    except (ElementTree.ParseError, UnicodeDecodeError, zipfile.BadZipFile, KeyError) as error:
+        raise UserError(f"{path}: expected CVAT's XML, or its ZIP file; found {error}") from None
 
 
 def _attribute(node: ElementTree.Element) -> str | None:
@@ -248,8 +256,8 @@ def _write_image(
         },
     )  # fmt: skip
     category, names = workspace.category.name, workspace.category.skeleton.keypoints
-    for group, row in enumerate(picture.rows, start=1):
-        shared = {"source": "manual", "z_order": "0", "group_id": str(group)}
+    for row in picture.rows:
+        shared = {"source": "manual", "z_order": "0", "group_id": str(row + 1)}
         box = labels["box_xyxy"][row] + SHIFT
         skeleton = ElementTree.SubElement(node, "skeleton", {"label": category, **shared})
         for name, xy, seen in zip(names, labels["xy"][row], labels["visible"][row]):

@@ -158,6 +158,11 @@ def _read_task(
         corner = _pixels(value["x"], value["y"], size)
         far = _pixels(value["x"] + value["width"], value["y"] + value["height"], size)
         boxes[_region_id(region["id"])] = np.concatenate([corner, far])
+    related: dict[str, set[str]] = {}
+    for relation in (r for r in results if r["type"] == "relation"):
+        ends = _region_id(relation["from_id"]), _region_id(relation["to_id"])
+        for one, other in (ends, ends[::-1]):
+            related.setdefault(one, set()).add(other)
     hidden = {
         _region_id(region["id"])
         for region in results
@@ -170,7 +175,8 @@ def _read_task(
             names.index(_keypoint_name(region)),
             _pixels(region["value"]["x"], region["value"]["y"], size),
         )
-        owner = _owner(region, point, boxes, {key: seen[place] > 0 for key, seen in visible.items()})
+        free = {key: box for key, box in boxes.items() if visible[key][place] == 0}
+        owner = _owner(region, point, boxes, free, related)
         if owner is None:
             dropped["keypoint in no box of its own"] += 1
             continue
@@ -190,16 +196,20 @@ def _pixels(x: float, y: float, size: tuple[int, int]) -> np.ndarray:
 
 
 def _owner(
-    region: dict[str, Any], point: np.ndarray, boxes: dict[str, np.ndarray], has: dict[str, bool]
+    region: dict[str, Any],
+    point: np.ndarray,
+    boxes: dict[str, np.ndarray],
+    free: dict[str, np.ndarray],
+    related: dict[str, set[str]],
 ) -> str | None:
-    """The rectangle of a keypoint: its parent, else the smallest around it that lacks this keypoint."""
-    parent = _region_id(region.get("parentID"))
-    if parent in boxes:
-        return parent
+    """The rectangle of a keypoint: its parent or relation, else the smallest free one around it."""
+    parents = {_region_id(region.get("parentID"))} | related.get(_region_id(region["id"]), set())
+    if own := sorted(parents & boxes.keys()):
+        return own[0]
     around = [
         ((box[2] - box[0]) * (box[3] - box[1]), key)
-        for key, box in boxes.items()
-        if not has[key] and (point >= box[:2]).all() and (point <= box[2:]).all()
+        for key, box in free.items()
+        if (point >= box[:2]).all() and (point <= box[2:]).all()
     ]
     return min(around)[1] if around else None
 

@@ -2,6 +2,7 @@
 
 import json
 import xml.etree.ElementTree as ElementTree
+import zipfile
 
 import numpy as np
 import pytest
@@ -126,6 +127,10 @@ def test_cvat_skeletons_drawn_by_hand(workspace, tmp_path):
     path = skeleton_xml(tmp_path / "annotations.xml")
     (record,), _ = cvat.read_records(path, workspace)
     assert record.box_xyxy.tolist() == [19.5, 29.5, 59.5, 69.5] and record.instance_id is None
+    with zipfile.ZipFile(tmp_path / "task.zip", "w") as archive:
+        archive.write(path, "annotations.xml")
+    (zipped,), _ = cvat.read_records(tmp_path / "task.zip", workspace)
+    np.testing.assert_array_equal(zipped.xy, record.xy)
     skeleton_xml(path, lambda text: text.replace('group_id="4"/>', 'group_id="5"/>'))
     (record,), _ = cvat.read_records(path, workspace)
     assert record.box_from_keypoints and record.box_xyxy.tolist() == [27.5, 37.5, 51.5, 61.5]
@@ -139,7 +144,7 @@ def test_cvat_skeletons_drawn_by_hand(workspace, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: text[:50], "expected CVAT's XML; found"),
+        (lambda text: text[:50], "expected CVAT's XML, or its ZIP file; found"),
         (lambda text: "<annotations><track/></annotations>", "found tracks: export as CVAT for images"),
         (lambda text: text.replace('label="cow"', 'label="deer"'), "expected skeletons cow; found deer"),
         (lambda text: text.replace('"30,40"', '"30,x"'), "found a problem at ValueError"),
@@ -177,6 +182,8 @@ def test_label_studio_by_hand(workspace, tmp_path):
         region("keypointlabels", "Tail", "k3#x1", 40, 40, parent="big#x1"),
         region("keypointlabels", "Tail", "k4", 45, 45),
         region("keypointlabels", "Tail", "k5", 95, 95),
+        region("keypointlabels", "Throat", "k6", 22, 22),
+        {"type": "relation", "from_id": "k6", "to_id": "big", "direction": "right"},
     ]
     tasks = [
         {
@@ -203,6 +210,8 @@ def test_label_studio_by_hand(workspace, tmp_path):
     assert labels["xy"][big, nose].tolist() == [29.5, 29.5]
     assert labels["xy"][big, tail].tolist() == [39.5, 39.5]
     assert labels["xy"][small, tail].tolist() == [44.5, 44.5]
+    throat = skeleton.find("Throat")
+    assert labels["visible"][[big, small], throat].tolist() == [2, 0]
 
 
 @pytest.mark.parametrize(
