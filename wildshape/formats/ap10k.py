@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from wildshape.errors import UserError
 from wildshape.formats import coco
 from wildshape.formats.labelled import LabelRecord
@@ -78,9 +80,10 @@ def read_records(
     """
     records: list[LabelRecord] = []
     dropped: Counter[str] = Counter()
+    known: dict[tuple[str, ...], np.ndarray] = {}
     for file in input_files(path):
         match = _NAME.fullmatch(file.name)
-        part, left_out = coco.read_records(file, workspace, source_category, RENAMES)
+        part, left_out = coco.read_records(file, workspace, source_category, RENAMES, known)
         records += [replace(record, split=match[1] if match else None) for record in part]
         dropped += left_out
     return records, dropped

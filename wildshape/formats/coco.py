@@ -42,6 +42,7 @@ def read_records(
     workspace: Workspace,
     source_category: str | None = None,
     renames: Mapping[str, str] | None = None,
+    known: dict[tuple[str, ...], np.ndarray] | None = None,
 ) -> tuple[list[LabelRecord], Counter[str]]:
     """The labels of one category, and how many were left out by reason.
 
@@ -50,6 +51,7 @@ def read_records(
         workspace: Gives category and skeleton.
         source_category: The category's name in the file, or several, separated by commas.
         renames: What the file's own keypoint names mean; see `wildshape.formats.labelled.map_names`.
+        known: Mappings by keypoint names, for the next file of a set.
 
     Raises:
         UserError: no such category, keypoints that do not fit, or not this format.
@@ -58,7 +60,7 @@ def read_records(
     dropped: Counter[str] = Counter()
     records: list[LabelRecord] = []
     try:
-        known: dict[tuple[str, ...], np.ndarray] = {}
+        known = {} if known is None else known
         mappings = {}
         for category in find_categories(data["categories"], workspace, source_category, path):
             names = tuple(str(name) for name in category.get("keypoints") or ())

@@ -332,4 +332,6 @@ def _tell(
         line += f"; {facts['other_split']} stay in the split of their picture"
     left_out = "; ".join(f"{n} {reason}" for reason, n in dropped.items() if n)
     say(line + (f"; dropped: {left_out}" if left_out else ""))
-    return {"format": name, **facts, "dropped": dict(dropped)}
+    result = {"format": name, **facts, "dropped": dict(dropped)}
+    workspace.write_metrics("corrections", result)
+    return result

@@ -95,7 +95,9 @@ def read_frame(path: Path) -> pd.DataFrame:
                 raise ValueError(f"a header that begins with {', '.join(head[:3])}")
             frame = pd.read_csv(path, header=header, index_col=None, dtype=str)
     except ImportError as error:
-        raise UserError(f"{path} needs PyTables; run: pip install tables, or give the .csv file") from error
+        raise UserError(
+            f'{path} needs PyTables; run: pip install "wildshape[deeplabcut]", or give the .csv file'
+        ) from error
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise UserError(f"{path}: expected DeepLabCut's labelled frames; found {reason}") from None
@@ -209,7 +211,7 @@ def export_labels(labels: Table, images: Table, workspace: Workspace, out: Path)
         UserError: a picture is missing.
     """
     place = f"labeled-data/{workspace.category.name}"
-    paths = dict(zip(images["image_id"], images["path"]))
+    paths = {i: path for i, path in zip(images["image_id"], images["path"]) if i and path}
     rows_of: dict[str, list[int]] = {}
     for row, image_id in enumerate(labels["image_id"]):
         rows_of.setdefault(str(image_id), []).append(row)

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from wildshape.errors import UserError
 from wildshape.formats import coco, deeplabcut
 from wildshape.formats.labelled import LabelRecord
@@ -109,9 +111,10 @@ def read_records(
 def _read_coco(path: Path, workspace: Workspace) -> tuple[list[LabelRecord], Counter[str]]:
     records: list[LabelRecord] = []
     dropped: Counter[str] = Counter()
+    known: dict[tuple[str, ...], np.ndarray] = {}
     for file in input_files(path):
         match = _COCO_NAME.fullmatch(file.name)
-        part, left_out = coco.read_records(file, workspace, "horse", RENAMES)
+        part, left_out = coco.read_records(file, workspace, "horse", RENAMES, known)
         records += [replace(record, split=match[1] if match else None) for record in part]
         dropped += left_out
     return records, dropped

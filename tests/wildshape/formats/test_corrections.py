@@ -269,6 +269,16 @@ def test_corrections_alone_and_then_a_set(run, tmp_path):
     assert facts["labels"] == 30
 
 
+def test_a_selection_goes_out_to_deeplabcut(run, tmp_path):
+    written = write_out(run, tmp_path, "deeplabcut", selection=SELECTION)
+    assert written == {"labeled-data/cow/CollectedData_wildshape.csv": 20}
+    with pytest.raises(UserError, match="expected a selection among cf_cm2_20, .*, all; found best"):
+        write_out(run, tmp_path, "deeplabcut", selection="best")
+    assert write_out(run, tmp_path, "cvat", selection="all", source="acsm") == {"annotations.xml": 60}
+    with pytest.raises(UserError, match="--selection: expected with another format than animals3d"):
+        write_out(run, tmp_path, "animals3d", selection=SELECTION)
+
+
 def test_only_some_formats(run, tmp_path):
     with pytest.raises(UserError, match="--as labels: expected a format among coco"):
         correct(run, tmp_path, "animals3d")

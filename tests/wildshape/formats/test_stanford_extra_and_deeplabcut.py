@@ -116,11 +116,16 @@ def frames(individuals=None, three=False, root=None):
     return pd.DataFrame(values, index, pd.MultiIndex.from_tuples(columns, names=levels))
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".h5"])
 @pytest.mark.parametrize("three", [False, True])
-def test_deeplabcut_csv(workspace, tmp_path, three):
+def test_deeplabcut_csv(workspace, tmp_path, three, suffix):
     table = frames(three=three, root=tmp_path)
-    file = tmp_path / "labeled-data" / "film" / "CollectedData_me.csv"
-    table.to_csv(file)
+    file = tmp_path / "labeled-data" / "film" / f"CollectedData_me{suffix}"
+    if suffix == ".h5":
+        pytest.importorskip("tables", reason="PyTables is not installed (the extra deeplabcut)")
+        table.to_hdf(file, key="df_with_missing", mode="w")
+    else:
+        table.to_csv(file)
     found = bring_in(workspace, "deeplabcut", tmp_path)
     assert found["labels"] == 5 and found["dropped"]["fewer than two labelled keypoints"] == 1
     labels = workspace.load("labels")
@@ -181,6 +186,16 @@ def test_deeplabcut_round_trip(workspace, tmp_path, individuals):
     assert set(other.load("labelled_images")["image_id"]) == set(
         workspace.load("labelled_images")["image_id"]
     )
+
+
+def test_deeplabcut_h5_without_pytables(workspace, tmp_path, monkeypatch):
+    def without(*arguments, **named):
+        raise ImportError("Missing optional dependency 'pytables'")
+
+    monkeypatch.setattr(pd, "read_hdf", without)
+    (tmp_path / "CollectedData_me.h5").write_bytes(b"")
+    with pytest.raises(UserError, match=r'needs PyTables; run: pip install "wildshape\[deeplabcut\]"'):
+        bring_in(workspace, "deeplabcut", tmp_path)
 
 
 def test_deeplabcut_that_does_not_fit(workspace, tmp_path):
