@@ -161,22 +161,23 @@ def import_corrections(source: Source, workspace: Workspace, options: LabelledOp
     placed = [(record, _place(record, known, source, workspace, options)) for record in records]
     taken: set[str | None] = {record.instance_id for record in records}
     labelled_before = set(known.labels["instance_id"])
-    hashes = _labelled_hashes(known)
+    target = options.split or "train"
+    hashes = _other_hashes(known, target)
     for record, image_id in placed:
         problem = _problem(record, image_id, known, hashes)
-        if problem is not None or image_id is None:
-            dropped[problem or ""] += 1
+        if problem is not None:
+            dropped[problem] += 1
             continue
         # A skeleton that was copied in a tool may carry the id of the one it was copied from.
         own = record.instance_id if record.instance_id not in rows else None
         instance_id = own or _match(record, image_id, known, taken)
         if instance_id is None:
             instance_id = make_instance_id(image_id, f"{name}:{record.source_id}", record.box_xyxy)
-            counts["new_animals"] += instance_id not in labelled_before
         taken.add(instance_id)
+        counts["new_animals"] += instance_id not in known.animals
         counts["replaced"] += instance_id in labelled_before
-        split = known.split_of.get(image_id) or options.split or "train"
-        counts["other_split"] += options.split is not None and split != options.split
+        split = known.split_of.get(image_id, target)
+        counts["other_split"] += options.split is not None and split != target
         rows[instance_id] = _row(record, instance_id, image_id, known, workspace) | {
             "detector": name,
             "split": split,
@@ -195,7 +196,8 @@ _COUNTED = ("replaced", "new_animals", "other_split")
 
 def _place(
     record: LabelRecord, known: _Known, source: Source, workspace: Workspace, options: LabelledOptions
-) -> str | None:
+) -> str:
+    """The id of a record's image, or an empty text if it is neither known nor found."""
     animal = known.animals.get(record.instance_id or "")
     if animal is not None and animal[0] in known.images:
         return animal[0]
@@ -205,26 +207,25 @@ def _place(
     name = record.image_name
     picture = read_picture(name, record.size, source.folder, workspace, options, source.name)
     if picture.problem is not None:
-        return None
+        return ""
     if picture.key not in known.images:
         known.add_image(picture.row)
     return picture.key
 
 
-def _labelled_hashes(known: _Known) -> list[str | None]:
-    held_out = {image for image, split in known.split_of.items() if split != "train"}
-    return [known.images[image]["phash"] for image in sorted(held_out) if image in known.images]
+def _other_hashes(known: _Known, target: str) -> list[str | None]:
+    """Perceptual hashes of the labelled photos in other splits than the one that new pictures go into."""
+    others = {image for image, split in known.split_of.items() if split != target}
+    return [known.images[image]["phash"] for image in sorted(others) if image in known.images]
 
 
-def _problem(
-    record: LabelRecord, image_id: str | None, known: _Known, held_out: list[str | None]
-) -> str | None:
-    if image_id is None:
+def _problem(record: LabelRecord, image_id: str, known: _Known, others: list[str | None]) -> str | None:
+    if not image_id:
         several = len(known.find_images(record.image_name)) > 1
         return f"picture {'of a name that several have' if several else 'that is neither known nor found'}"
     row = known.images[image_id]
     if image_id not in known.split_of:
-        repeats = nearest([row["phash"]], held_out)[1][0] <= _SAME_PHOTO_BITS
+        repeats = nearest([row["phash"]], others)[1][0] <= _SAME_PHOTO_BITS
         if row["status"] == "in_labels" or repeats:
             return "picture that repeats one of the labelled set"
     if not (record.visible > 0).any():

@@ -257,6 +257,9 @@ def test_new_pictures_are_taken_but_not_copies_of_held_out_ones(run, tmp_path):
     facts = correct(run, root / "more.json", split="val")
     assert facts["splits"] == {"val": 1}
     assert facts["dropped"] == {"picture that repeats one of the labelled set": 1}
+    # In the split of the photo that it repeats, the copy does no harm.
+    facts = correct(run, root / "more.json", split="test")
+    assert facts["splits"] == {"val": 1, "test": 1} and facts["other_split"] == 1
 
 
 def test_corrections_alone_and_then_a_set(run, tmp_path):
