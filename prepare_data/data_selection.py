@@ -16,8 +16,10 @@ import numpy as np
 
 from wildshape.cli import CommonConfig, say, script_main
 from wildshape.errors import UserError
+from wildshape.files import sha256_bytes
 from wildshape.stage import Provenance, input_hashes, run_reduce
 from wildshape.tables import Table, read_table
+from wildshape.training_data import labelled_image_ids
 from wildshape.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -58,7 +60,8 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     criterion, name = find_criterion(config.filter), normalise_name(config.filter)
     if config.selection_num is not None and config.selection_num < 1:
         raise UserError(f"expected --selection_num of 1 or more; found {config.selection_num}")
-    candidates, ids, dropped, inputs = _gather(config, workspace, criterion)
+    labelled = labelled_instances(workspace)
+    candidates, ids, dropped, inputs = _gather(config, workspace, criterion, set(labelled["image_id"]))
     count = config.selection_num
     if count is None:
         count = len(ids) if criterion.name == "all" else PUBLISHED_COUNT
@@ -80,6 +83,9 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     settings: dict[str, Any] = {"filter": criterion.name, "selection_num": count}
     if criterion.name == "random":
         settings["seed"] = config.seed
+    if len(labelled):
+        ids_left_out = "\n".join(sorted(labelled["instance_id"]))
+        settings["labelled"] = f"{len(labelled)} animals, {sha256_bytes(ids_left_out.encode())[:8]}"
     out = workspace.selection_path(name, count)
     provenance = Provenance("data-selection", settings, inputs)
     selection = run_reduce(make, out, provenance, overwrite=config.overwrite)
@@ -103,8 +109,15 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     return facts
 
 
+def labelled_instances(workspace: Workspace) -> Table:
+    """The detected animals in images that people have labelled: they are no pseudo-labels."""
+    instances = workspace.load("instances", needed_by="data-selection")
+    known = labelled_image_ids(workspace)
+    return instances.take(np.array([image in known for image in instances["image_id"]], dtype=bool))
+
+
 def _gather(
-    config: Config, workspace: Workspace, criterion: Criterion
+    config: Config, workspace: Workspace, criterion: Criterion, labelled: set[str]
 ) -> tuple[Candidates, np.ndarray, Dropped, dict[str, str]]:
     from pseudolabels.candidates import gather_candidates
 
@@ -118,7 +131,7 @@ def _gather(
     if workspace.table_path("images").exists():
         images = read_table(workspace.table_path("images"), "images")
         paths.append(workspace.table_path("images"))
-    candidates, ids, dropped = gather_candidates(instances, keypoints, images, config.seed)
+    candidates, ids, dropped = gather_candidates(instances, keypoints, images, config.seed, labelled)
     return candidates, ids, dropped, input_hashes(workspace.root, *paths)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,7 @@ def gather_candidates(
     keypoints: Mapping[str, Table],
     images: Table | None = None,
     seed: int = 0,
+    labelled: Collection[str] = (),
 ) -> tuple[Candidates, np.ndarray, Dropped]:
     """The instances that all keypoint sources cover, with their keypoints aligned.
 
@@ -38,6 +39,7 @@ def gather_candidates(
         images: Table of kind images; instances whose image repeats another, or stands in the
             labelled set, are left out.
         seed: Passed on to criteria that draw at random.
+        labelled: Ids of images that people have labelled; their instances are left out.
 
     Returns:
         The candidates, their instance ids [N], and what was dropped and why. Ties are broken by
@@ -48,6 +50,10 @@ def gather_candidates(
     """
     rows = np.arange(len(instances))
     dropped: dict[str, int] = {}
+    if labelled:
+        kept = np.array([image not in labelled for image in instances["image_id"]], dtype=bool)
+        dropped["in images that are labelled now"] = int((~kept).sum())
+        rows = rows[kept]
     if images is not None:
         status = dict(zip(images["image_id"], images["status"]))
         # The same bytes at two addresses are one image id, "ok" at one and "duplicate" at the other.
@@ -55,7 +61,7 @@ def gather_candidates(
             image: "ok" for image, found in zip(images["image_id"], images["status"]) if found == "ok"
         }
         kept = np.array(
-            [status.get(image) not in NOT_CANDIDATES for image in instances["image_id"]], dtype=bool
+            [status.get(image) not in NOT_CANDIDATES for image in instances["image_id"][rows]], dtype=bool
         )
         dropped["in images that repeat another or stand in the labelled set"] = int((~kept).sum())
         rows = rows[kept]

@@ -89,6 +89,16 @@ def test_the_data_format_names_every_table_column_status_and_transform():
     assert all(f"  {table}.parquet" in page for table in TABLES)
 
 
+def test_every_format_is_shown_with_a_command():
+    from wildshape.formats import export_command, import_command
+
+    page = (DOCS / "data_format.md").read_text()
+    for verb, module in (("import", import_command), ("export", export_command)):
+        shown = re.findall(rf"^\| (\w+) \| .* \| `wildshape {verb} (\w+) [^`]+` \|$", page, re.MULTILINE)
+        assert all(name == called for name, called in shown)
+        assert {name for name, _ in shown} == set(module.FORMATS)
+
+
 def test_the_detector_that_is_shown_is_one():
     from prepare_data.detectors import default_threshold, detect
 
@@ -141,5 +151,7 @@ def test_flags_that_are_shown_are_understood(page):
     for module, rest in shown:
         flags = {flag.replace("-", "_") for flag in re.findall(r"--([a-z][\w-]*)", rest)}
         if module and flags:
-            known = {field.name for field in fields(importlib.import_module(module).Config)} | {"help"}
+            # A field of a reserved name ends with an underscore that its flag does not have.
+            names = [field.name.rstrip("_") for field in fields(importlib.import_module(module).Config)]
+            known = {*names, "help"}
             assert not {f for f in flags if f not in known and f.removeprefix("no_") not in known}, rest

@@ -21,8 +21,14 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "status": ("wildshape.status", "what is done, what is stale, what comes next"),
     "predict": ("wildshape.predict", "keypoints, camera and 3D shape of your photos"),
     "report": ("wildshape.report.command", "write runs/<name>/report.html"),
-    "import": ("wildshape.formats.import_command", "bring in labels: animals3d, coco, animal_pose"),
-    "export": ("wildshape.formats.export_command", "write labels out: animals3d, coco"),
+    "import": (
+        "wildshape.formats.import_command",
+        "bring in labels: coco, animal_pose, ap10k, deeplabcut, sleap, ...",
+    ),
+    "export": (
+        "wildshape.formats.export_command",
+        "write labels out: coco, cvat, label_studio, deeplabcut, animals3d",
+    ),
     "make-diorama": ("prepare_data.make_diorama", "make a synthetic world with full ground truth"),
     "search-metadata": ("prepare_data.search_metadata", "find the category in metadata files"),
     "download-images": ("prepare_data.download_images", "download what was found"),

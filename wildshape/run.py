@@ -18,6 +18,7 @@ from wildshape.cli import CommonConfig, say, script_main
 from wildshape.engine import EngineOptions
 from wildshape.errors import UserError
 from wildshape.files import read_json, write_json
+from wildshape.training_data import labelled_image_ids
 from wildshape.workspace import Workspace
 
 CRITERIA = ("kpconf", "cf_mt", "cf_cm", "cf_cm2")
@@ -294,7 +295,7 @@ class Pipeline:
 
     def select(self) -> int:
         """Choose pseudo-labels by every criterion; returns how many each keeps."""
-        have = len(self.workspace.load_keypoints("pose"))
+        have = self._candidates()
         count = min(self.sizes.selection_num, have)
         if count < self.sizes.selection_num:
             say(f"   {have} candidates for {self.sizes.selection_num} pseudo-labels: keeping {count}")
@@ -307,6 +308,13 @@ class Pipeline:
                 visualize=True,
             )
         return count
+
+    def _candidates(self) -> int:
+        """Animals with keypoints whose pictures nobody has labelled."""
+        covered = set(self.workspace.load_keypoints("pose")["instance_id"])
+        instances, known = self.workspace.load("instances"), labelled_image_ids(self.workspace)
+        pairs = zip(instances["instance_id"], instances["image_id"])
+        return sum(name in covered and image not in known for name, image in pairs)
 
     def acsm(self, with_ceiling: bool) -> None:
         """Train and measure every arm of the 3D model."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wildshape.cli import CommonConfig
+from wildshape.cli import CommonConfig, say
 from wildshape.crops import image_paths
 from wildshape.errors import UserError
 from wildshape.records import AnimalRecords, join_records, label_records, pseudo_label_records
@@ -113,6 +113,12 @@ def labelled(
     ]
 
 
+def labelled_image_ids(workspace: Workspace) -> set[str]:
+    """Ids of the images of the labelled set, web images that people have labelled among them."""
+    path = workspace.table_path("labels")
+    return set(read_table(path, "labels")["image_id"]) if path.exists() else set()
+
+
 def selection(workspace: Workspace, criterion: str, number: int) -> tuple[Table, Path]:
     """The best ``number`` instances by a criterion, from the selection of that size or a longer one.
 
@@ -158,6 +164,7 @@ def web(
     paths = image_paths(workspace.load("images", NEEDED_BY), workspace)
     inputs = [workspace.table_path(name) for name in ("instances", "images")]
     inputs.append(workspace.keypoints_path(source))
+    labelled_images = labelled_image_ids(workspace)
     place = instances.lookup("instance_id")
     if criterion is not None:
         chosen, path = selection(workspace, criterion, number or 1000)
@@ -171,7 +178,11 @@ def web(
             )
     else:
         has = set(keypoints["instance_id"])
-        ids = [i for i in instances["instance_id"] if i in has]
+        ids = [
+            i
+            for i, image in zip(instances["instance_id"], instances["image_id"])
+            if i in has and image not in labelled_images
+        ]
         if number is not None:
             if number > len(ids):
                 raise UserError(
@@ -181,4 +192,8 @@ def web(
             order = np.random.default_rng([seed, 7]).permutation(len(ids))[:number]
             ids = [ids[i] for i in sorted(order)]
     rows = instances.take([place[i] for i in ids])
+    known = np.array([image in labelled_images for image in rows["image_id"]], dtype=bool)
+    if known.any():
+        say(f"left out {int(known.sum())} of {len(ids)} web animals: their pictures are labelled now")
+        rows = rows.take(~known)
     return pseudo_label_records(rows, keypoints, paths, workspace.category.skeleton), inputs

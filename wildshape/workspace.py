@@ -20,6 +20,8 @@ TABLES: Mapping[str, str] = {
     "truth_images": "images",
     "instances": "instances",
     "labels": "labels",
+    "corrections": "labels",
+    "corrected_images": "images",
     "truth": "labels",
 }
 _MADE_BY = {
@@ -29,6 +31,8 @@ _MADE_BY = {
     "instances": "python prepare_data/save_boxes.py --category {c}",
     "labels": "wildshape import animal_pose --root DIR --category {c}",
     "labelled_images": "wildshape import animal_pose --root DIR --category {c}",
+    "corrections": "wildshape import coco --as labels --root FILE --category {c}",
+    "corrected_images": "wildshape import coco --as labels --root FILE --category {c}",
     "truth": "wildshape make-diorama --category {c}",
     "truth_images": "wildshape make-diorama --category {c}",
     "pose": "python pose/generate_pl.py --category {c}",

@@ -185,7 +185,7 @@ def test_every_command_shows_its_flags(name, module, capsys):
         main([name, "--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    flags = [field.name for field in dataclasses.fields(config)]
+    flags = [field.name.rstrip("_") for field in dataclasses.fields(config)]
     hidden = [flag for flag in flags if flag.replace("_", "-") not in text and flag.upper() not in text]
     assert not hidden
     assert {"category", "name", "data_root", "overwrite", "debug"} <= set(flags)

@@ -1,13 +1,15 @@
-"""Animal-Pose (ICCV 2019): import of its official `keypoints.json`.
+"""Animal-Pose (ICCV 2019): its official `keypoints.json`, and its older form, one XML file an animal.
 
 The file holds `images` (file name by id), `annotations` and `categories` with keypoint names. Boxes
 are [x1, y1, x2, y2]; keypoints are whole pixels [x, y, visible] with visible 0 or 1, taken as pixel
-centres. Names are mapped onto the category's skeleton (`quadruped16` has no knees).
+centres. Names are mapped onto the category's skeleton (`quadruped16` has no knees). The XML files
+(`PASCAL2011_animal_annotation`, `animalpose_anno2`) are read by `wildshape.formats.keypoint_xml`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import numpy as np
 
 from wildshape.errors import UserError
 from wildshape.files import read_json
+from wildshape.formats import keypoint_xml
 from wildshape.formats.labelled import LabelRecord, map_keypoints, map_names
 from wildshape.workspace import Workspace
 
@@ -22,15 +25,24 @@ SOURCE = "animal_pose"
 
 
 def find_file(root: Path) -> Path:
-    """The annotation file of a folder, or the file itself.
+    """The annotation file, or the folder itself if it holds XML files.
 
     Raises:
-        UserError: there is none.
+        UserError: there is neither.
     """
     path = root / "keypoints.json" if root.is_dir() else root
-    if not path.is_file():
-        raise UserError(f"expected keypoints.json of Animal-Pose in {root}; found none")
-    return path
+    if path.is_file():
+        return path
+    if not keypoint_xml.find_xml(root):
+        raise UserError(
+            f"expected keypoints.json of Animal-Pose, or its older XML files, in {root}; found none"
+        )
+    return root
+
+
+def input_files(path: Path) -> Sequence[Path]:
+    """The files that are read."""
+    return [path] if path.suffix == ".json" else keypoint_xml.find_xml(path)
 
 
 def read_records(
@@ -41,7 +53,13 @@ def read_records(
     Raises:
         UserError: no such category in the file, or it is not of this format.
     """
+    if path.suffix != ".json":
+        return keypoint_xml.read_records(path, workspace, source_category)
     data = read_json(path)
+    if isinstance(data, dict) and isinstance(data.get("images"), list):
+        raise UserError(
+            f"{path}: expected Animal-Pose's own form; found COCO's; run: wildshape import coco"
+        )
     try:
         names_of = {int(node["id"]): node for node in data["categories"]}
         images = {int(key): str(name) for key, name in data["images"].items()}
@@ -91,6 +109,7 @@ def _record(
 
 
 def image_folder(path: Path) -> Path:
-    """Where the pictures lie: `images` beside the file, else the file's own folder."""
-    folder = path.parent / "images"
-    return folder if folder.is_dir() else path.parent
+    """Where the pictures lie: `images` beside the file or in the folder, else beside the annotations."""
+    own = path if path.is_dir() else path.parent
+    folder = own / "images"
+    return folder if folder.is_dir() else own

@@ -1,5 +1,8 @@
 """The labelled sets of animals3d: `annotations/<category>.json`, `filelists/<category>_{train,val}.txt`.
 
+They lie in the folder itself, or, as in the published cachedir, once for each source of photos:
+`acsm/acsm/cachedir/data/{pascal,coco,animal_pose}/`, with the pictures in `data/<source>/images/`.
+
 A record has img_id, img_path, img_bbox [x, y, w, h], joints [K][x, y, visible] and, in some sets, seg
 (a mask as rows of 0 and 1) and a camera (cam_scale, cam_trans in image pixels, cam_rot 3 x 3,
 valid_cam). A keypoint counts as visible from .3 on, as in the published training.
@@ -8,6 +11,8 @@ valid_cam). A keypoint counts as visible from .3 on, as in the published trainin
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +28,55 @@ from wildshape.tables import Table
 from wildshape.workspace import Workspace
 
 _VISIBLE_FROM = 0.3
+DATASETS = ("pascal", "coco", "animal_pose")
+_BASES = ("", "acsm/acsm/cachedir/data", "acsm/cachedir/data", "cachedir/data", "data")
+
+
+@dataclass(frozen=True)
+class LabelledFiles:
+    """The files of one labelled set.
+
+    Attributes:
+        dataset: Where its photos are from: a name in `DATASETS`, or "" where the folder does not say.
+        files: From `find_files`.
+        folder: Where its `annotations` lie.
+    """
+
+    dataset: str
+    files: dict[str, list[Path]]
+    folder: Path
+
+
+def find_sets(root: Path, category: str) -> list[LabelledFiles]:
+    """The labelled sets of a folder: its own, or those of the published cachedir in or below it."""
+    own = find_files(root, category)
+    if own["annotations"]:
+        return [LabelledFiles("", own, root)]
+    for base in _BASES:
+        folders = [(name, root / base / name) for name in DATASETS]
+        sets = [LabelledFiles(name, find_files(folder, category), folder) for name, folder in folders]
+        found = [entry for entry in sets if entry.files["annotations"]]
+        if found:
+            return found
+    return []
+
+
+def find_pictures(entry: LabelledFiles, images: Path | None) -> tuple[Path | None, str]:
+    """The folder of a set's pictures, and what precedes their names in it.
+
+    Args:
+        entry: The set.
+        images: The folder that the user named, if any.
+    """
+    if not entry.dataset:
+        own = entry.folder / "images"
+        return images or (own if own.is_dir() else None), ""
+    bases = [images] if images is not None else [a / "data" for a in entry.folder.parents]
+    for base in bases:
+        for name in (f"{entry.dataset}/images", entry.dataset):
+            if (base / name).is_dir() and (images is not None or name.endswith("images")):
+                return base, f"{name}/"
+    return images, "" if images is not None else f"{entry.dataset}/images/"
 
 
 def find_files(root: Path, category: str) -> dict[str, list[Path]]:
@@ -37,6 +91,37 @@ def find_files(root: Path, category: str) -> dict[str, list[Path]]:
             paths = [path for path in (root / folder / name, root / name) if path.is_file()]
             found.setdefault(what, []).extend(paths[:1])
     return found
+
+
+def read_sets(
+    sets: Sequence[LabelledFiles], workspace: Workspace, images: Path | None
+) -> tuple[list[LabelRecord], Counter[str], Path | None]:
+    """Labels of several sets, how many were left out by reason, and the folder of their pictures.
+
+    Raises:
+        UserError: see `read_records`; or the sets' pictures lie in different places.
+    """
+    records: list[LabelRecord] = []
+    dropped: Counter[str] = Counter()
+    folders: dict[str, Path | None] = {}
+    for entry in sets:
+        folder, before = find_pictures(entry, images)
+        folders[entry.dataset] = folder
+        part, left_out = read_records(entry.files, workspace)
+        known = {record.source_id for record in records}
+        for record in part:
+            source_id = (
+                f"{entry.dataset}:{record.source_id}" if record.source_id in known else record.source_id
+            )
+            records.append(replace(record, source_id=source_id, image_name=before + record.image_name))
+        dropped += left_out
+    found = {folder for folder in folders.values() if folder is not None}
+    if len(found) > 1:
+        places = ", ".join(f"{name} in {folder}" for name, folder in folders.items())
+        raise UserError(
+            f"expected the pictures of all sets in one folder; found {places}; run: with --images"
+        )
+    return records, dropped, next(iter(found), None)
 
 
 def read_records(
@@ -106,13 +191,25 @@ def _record(
 def _camera(row: dict[str, Any]) -> tuple[np.ndarray | None, list[str]]:
     if row.get("cam_rot") is None or not row.get("valid_cam", True):
         return None, []
-    rotation = np.asarray(row["cam_rot"], dtype=np.float64).reshape(3, 3)
-    translation = np.asarray(row["cam_trans"], dtype=np.float64).reshape(-1)[:2]
-    scale = float(np.asarray(row["cam_scale"]).reshape(-1)[0])
-    numbers = np.concatenate([[scale], translation, rotation.reshape(-1)])
-    if not np.isfinite(numbers).all() or np.linalg.det(rotation) <= 0 or scale <= 0:
-        return None, ["(label kept) camera that is no rotation"]
-    return np.concatenate([[scale], translation, quaternion_from_matrix(rotation)]), []
+    camera, problem = read_camera(row["cam_rot"], row["cam_trans"], row["cam_scale"])
+    return camera, [] if problem is None else [problem]
+
+
+def read_camera(rotation: Any, translation: Any, scale: Any) -> tuple[np.ndarray | None, str | None]:
+    """A camera [7] in image pixels from its published parts, or None and why there is none.
+
+    Args:
+        rotation: Matrix [3, 3].
+        translation: [2] or more, in image pixels.
+        scale: In image pixels.
+    """
+    matrix = np.asarray(rotation, dtype=np.float64).reshape(3, 3)
+    start = np.asarray(translation, dtype=np.float64).reshape(-1)[:2]
+    size = float(np.asarray(scale).reshape(-1)[0])
+    numbers = np.concatenate([[size], start, matrix.reshape(-1)])
+    if not np.isfinite(numbers).all() or np.linalg.det(matrix) <= 0 or size <= 0:
+        return None, "(label kept) camera that is no rotation"
+    return np.concatenate([[size], start, quaternion_from_matrix(matrix)]), None
 
 
 def quaternion_from_matrix(rotation: np.ndarray) -> np.ndarray:

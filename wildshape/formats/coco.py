@@ -8,6 +8,7 @@ are no single animal.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from wildshape.errors import UserError
 from wildshape.files import read_json, write_json
 from wildshape.formats.labelled import LabelRecord, map_keypoints, map_names, one_file
 from wildshape.formats.masks import encode_segmentation, mask_area
+from wildshape.formats.selected import selected_labels
 from wildshape.geometry import xywh_to_xyxy, xyxy_to_xywh
 from wildshape.skeleton import Skeleton
-from wildshape.tables import Table, read_table
+from wildshape.tables import Table
 from wildshape.workspace import Workspace
 
 SOURCE = "coco"
-_SHIFT = 0.5
+SHIFT = 0.5
 
 
 def find_file(root: Path) -> Path:
@@ -36,31 +38,40 @@ def find_file(root: Path) -> Path:
 
 
 def read_records(
-    path: Path, workspace: Workspace, source_category: str | None = None
+    path: Path,
+    workspace: Workspace,
+    source_category: str | None = None,
+    renames: Mapping[str, str] | None = None,
+    known: dict[tuple[str, ...], np.ndarray] | None = None,
 ) -> tuple[list[LabelRecord], Counter[str]]:
     """The labels of one category, and how many were left out by reason.
+
+    Args:
+        path: The annotation file.
+        workspace: Gives category and skeleton.
+        source_category: The category's name in the file, or several, separated by commas.
+        renames: What the file's own keypoint names mean; see `wildshape.formats.labelled.map_names`.
+        known: Mappings by keypoint names, for the next file of a set.
 
     Raises:
         UserError: no such category, keypoints that do not fit, or not this format.
     """
     data = read_json(path)
     dropped: Counter[str] = Counter()
+    records: list[LabelRecord] = []
     try:
-        category = _find_category(data["categories"], workspace, source_category, path)
-        names = _keypoint_names(category, workspace.category.skeleton)
-        mapping = map_names(workspace.category.skeleton, names, str(path))
-        images = {image["id"]: image for image in data["images"]}
-        records = []
-        for annotation in data["annotations"]:
-            if annotation["category_id"] != category["id"]:
-                continue
-            if annotation.get("iscrowd"):
-                dropped["crowd annotation"] += 1
-            elif annotation["image_id"] not in images:
-                dropped["annotation without an image entry"] += 1
-            else:
-                image = images[annotation["image_id"]]
-                records.append(_record(annotation, image, len(names), mapping, path))
+        known = {} if known is None else known
+        mappings = {}
+        for category in find_categories(data["categories"], workspace, source_category, path):
+            names = tuple(str(name) for name in category.get("keypoints") or ())
+            if names not in known:
+                if not names:
+                    raise UserError(_without_names(data, category, path))
+                known[names] = map_names(workspace.category.skeleton, names, str(path), renames)
+            mappings[category["id"]] = known[names], len(names)
+        for annotation, image in annotations_of(data, set(mappings), dropped):
+            mapping, count = mappings[annotation["category_id"]]
+            records.append(_record(annotation, image, count, mapping, path))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{path}: expected COCO's images, annotations and categories; found a problem at {error!r}"
@@ -68,24 +79,59 @@ def read_records(
     return records, dropped
 
 
-def _find_category(
-    categories: list[dict[str, Any]], workspace: Workspace, source_category: str | None, path: Path
-) -> dict[str, Any]:
+def _without_names(data: dict[str, Any], category: dict[str, Any], path: Path) -> str:
+    expected = f"{path}: expected the names of keypoints in category {category['name']}; found "
+    if any(annotation.get("keypoints") for annotation in data["annotations"]):
+        return expected + "keypoints without names; their order is not guessed"
+    return expected + "boxes and masks only; run: with --as instances"
+
+
+def find_categories(
+    categories: Sequence[dict[str, Any]], workspace: Workspace, source_category: str | None, path: Path
+) -> list[dict[str, Any]]:
+    """The entries of a file's categories that are the workspace's.
+
+    Args:
+        categories: The file's.
+        workspace: Gives the category.
+        source_category: Names in the file, separated by commas; None: the category's own names.
+        path: The file, for messages.
+
+    Raises:
+        UserError: one that is asked for is not there.
+    """
     spec = workspace.category
-    wanted = [source_category] if source_category else [spec.name, spec.coco_label, *spec.synonyms]
     by_name = {str(node["name"]).lower(): node for node in categories}
-    for name in wanted:
-        if name and name.lower() in by_name:
-            return by_name[name.lower()]
-    found = ", ".join(sorted(by_name)) or "none"
-    raise UserError(
-        f"{path}: expected category {wanted[0]}; found {found}; run: with --source_category NAME"
-    )
+    if source_category:
+        wanted = [name.strip() for name in source_category.split(",") if name.strip()]
+    else:
+        usual = [[spec.name], [spec.coco_label or spec.name], list(spec.synonyms)]
+        there = [[name for name in names if name.lower() in by_name] for names in usual]
+        wanted = next((names for names in there if names), [spec.name])
+    missing = [name for name in wanted if name.lower() not in by_name]
+    if missing or not wanted:
+        found = ", ".join(sorted(by_name)) or "none"
+        raise UserError(
+            f"{path}: expected category {', '.join(missing) or spec.name}; found {found}; run: with "
+            "--source_category NAME"
+        )
+    return [by_name[name.lower()] for name in wanted]
 
 
-def _keypoint_names(category: dict[str, Any], skeleton: Skeleton) -> list[str]:
-    names = category.get("keypoints")
-    return [str(name) for name in names] if names else list(skeleton.keypoints)
+def annotations_of(
+    data: dict[str, Any], category_ids: set[Any], dropped: Counter[str]
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """The annotations of some categories with their images' entries; crowds are counted and left out."""
+    images = {image["id"]: image for image in data["images"]}
+    for annotation in data["annotations"]:
+        if annotation["category_id"] not in category_ids:
+            continue
+        if annotation.get("iscrowd"):
+            dropped["crowd annotation"] += 1
+        elif annotation["image_id"] not in images:
+            dropped["annotation without an image entry"] += 1
+        else:
+            yield annotation, images[annotation["image_id"]]
 
 
 def _record(
@@ -108,7 +154,7 @@ def _record(
     visible = keypoints[:, 2].astype(np.int64)
     if not np.isin(visible, (0, 1, 2)).all():
         raise UserError(f"{path}: expected visibility 0, 1 or 2; found other in annotation {name}")
-    xy, visible = map_keypoints(keypoints[:, :2] - _SHIFT, visible, mapping)
+    xy, visible = map_keypoints(keypoints[:, :2] - SHIFT, visible, mapping)
     size = (int(image["width"]), int(image["height"])) if "width" in image else None
     mask = None
     if annotation.get("segmentation") and size is not None:
@@ -121,12 +167,19 @@ def _record(
     return LabelRecord(
         image_name=str(image["file_name"]),
         source_id=str(name),
-        box_xyxy=xywh_to_xyxy(np.asarray(annotation["bbox"], dtype=np.float64).reshape(4)) - _SHIFT,
+        box_xyxy=xywh_to_xyxy(np.asarray(annotation["bbox"], dtype=np.float64).reshape(4)) - SHIFT,
         xy=xy,
         visible=visible,
         mask_rle=mask,
         size=size,
+        instance_id=annotation_id_here(annotation),
     )
+
+
+def annotation_id_here(annotation: dict[str, Any]) -> str | None:
+    """The instance id that `export_labels` wrote among an annotation's attributes, if it is there."""
+    found = annotation.get("instance_id") or (annotation.get("attributes") or {}).get("instance_id")
+    return str(found) if found else None
 
 
 def image_folder(path: Path) -> Path:
@@ -143,7 +196,8 @@ def export_labels(
     """Write labels as a COCO keypoint file for each split, `<category>_<split>.json`.
 
     Ids that are numbers in the source are kept where they are distinct; the mask's area is that of
-    the annotation, or the box's where there is no mask.
+    the annotation, or the box's where there is no mask. The `attributes` of an annotation, which tools
+    such as CVAT keep, hold the instance id, by which a corrected label is recognised.
 
     Args:
         labels: a labels table.
@@ -188,48 +242,34 @@ def export_labels(
     return written
 
 
-def export_selections(workspace: Workspace, out: Path) -> dict[str, int]:
-    """Write the pose network's labels of every selection, best first, `<category>_<selection>.json`.
+def export_selected(workspace: Workspace, out: Path, name: str, source: str) -> dict[str, int]:
+    """Write the pseudo-labels of a selection, best first, as `<category>_<selection>.json`.
 
     Every keypoint is written as visible, with its confidence among the `keypoint_scores`.
+
+    Args:
+        workspace: Of the run.
+        out: Folder to write to.
+        name: See `wildshape.formats.selected.selected_labels`.
+        source: Whose keypoints.
 
     Returns:
         Annotations written, by file name.
 
     Raises:
-        UserError: the tables that a selection refers to are missing.
+        UserError: a table is missing.
     """
-    paths = sorted((workspace.run_dir / "selections").glob("*.parquet"))
-    if not paths:
-        return {}
-    skeleton = workspace.category.skeleton
-    written: dict[str, int] = {}
-    images = workspace.load("images", "export coco")
-    instances = workspace.load("instances", "export coco")
-    keypoints = workspace.load_keypoints("pose", "export coco")
-    animals, places = instances.lookup("instance_id"), keypoints.lookup("instance_id")
-    for path in paths:
-        table = read_table(path, "selections")
-        chosen = table["instance_id"][np.argsort(table["rank"], kind="stable")]
-        known = [name for name in chosen if name in animals and name in places]
-        rows = [places[name] for name in known]
-        columns = instances.take([animals[name] for name in known]).columns
-        columns = dict(columns) | {
-            "source_id": np.array([None] * len(rows), dtype=object),
-            "split": np.array([path.stem] * len(rows), dtype=object),
-            "skeleton": np.array([skeleton.name] * len(rows), dtype=object),
-            "xy": keypoints["xy"][rows],
-            "visible": np.full((len(rows), skeleton.num_keypoints), 2),
-            "camera": np.full((len(rows), 7), np.nan),
-        }
-        labels = Table("labels", columns, {"skeleton": skeleton.name})
-        written |= export_labels(labels, images, skeleton, out, keypoints["confidence"][rows])
-    return written
+    labels, images, confidence = selected_labels(workspace, name, source)
+    return export_labels(labels, images, workspace.category.skeleton, out, confidence)
 
 
 def _image_entry(number: int, row: dict[str, Any], image_id: str) -> dict[str, Any]:
     path = row.get("path")
-    name = row.get("source_id") or (Path(path).name if path else image_id)
+    # A web image's source knows it by a number; its file is what an annotation tool can open.
+    name = row.get("source_id")
+    if path and Path(name or "").name != Path(path).name and Path(name or "").suffix == "":
+        name = Path(path).name
+    name = name or image_id
     entry = {"id": number, "file_name": name}
     if row.get("width", -1) > 0:
         entry.update(width=row["width"], height=row["height"])
@@ -240,9 +280,9 @@ def _annotation(labels: Table, row: int, number: int, image_number: int) -> dict
     import json
 
     visible = labels["visible"][row]
-    xy = np.where((visible > 0)[:, None], labels["xy"][row] + _SHIFT, 0.0)
+    xy = np.where((visible > 0)[:, None], labels["xy"][row] + SHIFT, 0.0)
     box = xyxy_to_xywh(labels["box_xyxy"][row])
-    box[:2] += _SHIFT
+    box[:2] += SHIFT
     mask = labels["mask_rle"][row]
     entry = {
         "id": number,
@@ -253,6 +293,7 @@ def _annotation(labels: Table, row: int, number: int, image_number: int) -> dict
         "iscrowd": 0,
         "keypoints": np.concatenate([xy, visible[:, None]], axis=1).reshape(-1),
         "num_keypoints": int((visible > 0).sum()),
+        "attributes": {"instance_id": labels["instance_id"][row]},
     }
     if mask is not None:
         entry["segmentation"] = json.loads(mask)

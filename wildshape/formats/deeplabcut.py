@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import shutil
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from wildshape.errors import UserError
 from wildshape.files import atomic_path, atomic_write
-from wildshape.formats.labelled import LabelRecord, map_keypoints, map_names, one_file
+from wildshape.formats.labelled import LabelRecord, keypoints_box, map_keypoints, map_names
 from wildshape.stage import progress
 from wildshape.tables import Table
 from wildshape.workspace import Workspace
@@ -26,26 +27,53 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SOURCE = "deeplabcut"
-_MARGIN = 0.1
 _LEVELS = ("scorer", "individuals", "bodyparts", "coords")
 _SINGLE = "animal"
 
 
 def find_file(root: Path) -> Path:
-    """The annotation file of a folder, or the file itself.
+    """The annotation file, or the folder itself if it holds several, one a film.
 
     Raises:
-        UserError: there is not exactly one.
+        UserError: there is none.
     """
-    return one_file(root, "CollectedData_*.csv", "**/CollectedData_*.csv", "**/CollectedData_*.h5")
+    if root.is_file():
+        return root
+    files = input_files(root)
+    if not files:
+        raise UserError(
+            f"expected CollectedData_*.csv or .h5 of DeepLabCut in {root}; found none; "
+            "run: with --root FILE"
+        )
+    return files[0] if len(files) == 1 else root
+
+
+def input_files(path: Path) -> list[Path]:
+    """The annotation files: the file itself, or one for each folder below that has any (.csv before .h5).
+
+    Raises:
+        UserError: a folder holds those of several people.
+    """
+    if path.is_file():
+        return [path]
+    by_folder: dict[Path, list[Path]] = {}
+    for suffix in (".csv", ".h5"):
+        for file in sorted(path.rglob(f"CollectedData_*{suffix}")):
+            by_folder.setdefault(file.parent, []).append(file)
+    for folder, files in by_folder.items():
+        if len({file.stem for file in files}) > 1:
+            found = ", ".join(file.name for file in files)
+            raise UserError(f"expected one CollectedData in {folder}; found {found}; run: with --root FILE")
+    films = [files[0] for folder, files in by_folder.items() if folder.parent.name == "labeled-data"]
+    return sorted(films or [files[0] for files in by_folder.values()])
 
 
 def image_folder(path: Path) -> Path:
     """The project's folder, which picture paths start from: the nearest above that holds labeled-data."""
-    for folder in path.parents:
+    for folder in (path, *path.parents):
         if (folder / "labeled-data").is_dir():
             return folder
-    return path.parent
+    return path if path.is_dir() else path.parent
 
 
 def read_frame(path: Path) -> pd.DataFrame:
@@ -67,7 +95,9 @@ def read_frame(path: Path) -> pd.DataFrame:
                 raise ValueError(f"a header that begins with {', '.join(head[:3])}")
             frame = pd.read_csv(path, header=header, index_col=None, dtype=str)
     except ImportError as error:
-        raise UserError(f"{path} needs PyTables; run: pip install tables, or give the .csv file") from error
+        raise UserError(
+            f'{path} needs PyTables; run: pip install "wildshape[deeplabcut]", or give the .csv file'
+        ) from error
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise UserError(f"{path}: expected DeepLabCut's labelled frames; found {reason}") from None
@@ -103,20 +133,48 @@ def _index_by_path(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
 
 
 def read_records(
-    path: Path, workspace: Workspace, source_category: str | None = None
+    path: Path,
+    workspace: Workspace,
+    source_category: str | None = None,
+    renames: Mapping[str, str] | None = None,
 ) -> tuple[list[LabelRecord], Counter[str]]:
     """All labels, and how many were left out by reason; the format names no category.
+
+    Args:
+        path: The annotation file, or a folder with one a film.
+        workspace: Gives the skeleton.
+        source_category: Not used.
+        renames: What body parts mean; see `wildshape.formats.labelled.map_names`.
 
     Raises:
         UserError: keypoints that do not fit, or not this format.
     """
+    records: list[LabelRecord] = []
+    dropped: Counter[str] = Counter()
+    mappings: dict[tuple[str, ...], np.ndarray] = {}
+    for file in input_files(path):
+        part, left_out = _read_file(file, workspace, renames, mappings)
+        records += part
+        dropped += left_out
+    return records, dropped
+
+
+def _read_file(
+    path: Path,
+    workspace: Workspace,
+    renames: Mapping[str, str] | None,
+    mappings: dict[tuple[str, ...], np.ndarray],
+) -> tuple[list[LabelRecord], Counter[str]]:
     frame = read_frame(path)
     people = list(dict.fromkeys(frame.columns.get_level_values(1)))
-    records, dropped = [], Counter[str]()
+    records: list[LabelRecord] = []
+    dropped: Counter[str] = Counter()
     for individual in people:
         part = frame.loc[:, frame.columns.get_level_values(1) == individual]
         names = list(dict.fromkeys(str(name) for name in part.columns.get_level_values(2)))
-        mapping = map_names(workspace.category.skeleton, names, str(path))
+        if tuple(names) not in mappings:
+            mappings[tuple(names)] = map_names(workspace.category.skeleton, names, str(path), renames)
+        mapping = mappings[tuple(names)]
         scorer = part.columns.get_level_values(0)[0]
         values = np.stack(
             [part[[(scorer, individual, name, axis) for name in names]].to_numpy() for axis in ("x", "y")],
@@ -129,7 +187,8 @@ def read_records(
                 continue
             mapped, visible = map_keypoints(xy, np.where(seen, 2, 0), mapping)
             name = str(picture)
-            records.append(LabelRecord(name, f"{name}:{individual}", _box(xy[seen]), mapped, visible))
+            source_id, box = f"{name}:{individual}", keypoints_box(xy[seen])
+            records.append(LabelRecord(name, source_id, box, mapped, visible, box_from_keypoints=True))
     return records, dropped
 
 
@@ -152,7 +211,7 @@ def export_labels(labels: Table, images: Table, workspace: Workspace, out: Path)
         UserError: a picture is missing.
     """
     place = f"labeled-data/{workspace.category.name}"
-    paths = dict(zip(images["image_id"], images["path"]))
+    paths = {i: path for i, path in zip(images["image_id"], images["path"]) if i and path}
     rows_of: dict[str, list[int]] = {}
     for row, image_id in enumerate(labels["image_id"]):
         rows_of.setdefault(str(image_id), []).append(row)
@@ -181,9 +240,3 @@ def export_labels(labels: Table, images: Table, workspace: Workspace, out: Path)
     with atomic_write(out / file, "w") as handle:
         csv.writer(handle, lineterminator="\n").writerows([*header, *lines])
     return {file: len(labels)}
-
-
-def _box(xy: np.ndarray) -> np.ndarray:
-    low, high = xy.min(0), xy.max(0)
-    margin = _MARGIN * (high - low).max()
-    return np.concatenate([low - margin, high + margin])

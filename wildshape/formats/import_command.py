@@ -3,37 +3,35 @@
 wildshape import animal_pose --root animal_pose/ --category cow
 wildshape import coco --root annotations/train.json --images train2017/ --category cow
 wildshape import animals3d --root yfcc100m/ --category horse
+wildshape import coco --as labels --root corrected.json --category cow
 """
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import numpy as np
 import tyro
 
-from wildshape.cli import CommonConfig, say, script_main
+from wildshape.cli import CommonConfig, script_main
 from wildshape.errors import UserError
-from wildshape.files import file_hash
-from wildshape.formats import (
-    animal_pose,
-    animals3d,
-    animals3d_labels,
-    coco,
-    deeplabcut,
-    stanford_extra,
+from wildshape.formats.corrections import Source, import_corrections
+from wildshape.formats.import_animals3d import import_animals3d
+from wildshape.formats.import_instances import import_instances
+from wildshape.formats.import_parts import import_provenance, publish_labelled
+from wildshape.formats.labelled import (
+    LabelledOptions,
+    LabelledSet,
+    LabelRecord,
+    build_labelled_set,
+    place_pictures,
 )
-from wildshape.formats.labelled import LabelledOptions, LabelledSet, build_labelled_set
-from wildshape.stage import Provenance, publish, up_to_date
-from wildshape.tables import Table, read_table
+from wildshape.formats.readers import READERS
 from wildshape.workspace import Workspace
 
-READERS = {module.SOURCE: module for module in (coco, animal_pose, stanford_extra, deeplabcut)}
 FORMATS = ("animals3d", *READERS)
 
 
@@ -42,13 +40,20 @@ class Config(CommonConfig):
     """Bring labels in from another format."""
 
     format: tyro.conf.Positional[str]
-    """animals3d (published label files), coco (keypoints), animal_pose, stanford_extra or deeplabcut."""
+    """animals3d (published label files), or a format of labelled photos: coco (keypoints), animal_pose,
+    ap10k, pascal_voc, horse10, stanford_extra, deeplabcut, sleap, acsm (its cachedir), cvat or
+    label_studio."""
     root: Path
     """The data set's folder, or its annotation file."""
+    as_: Annotated[Literal["set", "labels", "instances"], tyro.conf.arg(name="as")] = "set"
+    """set: the labelled set, in place of one that is there with --overwrite. labels: add to the labelled
+    set, such as pseudo-labels that a person has corrected; an animal that has a label gets the new one.
+    instances: animals without keypoints, as a detector would find them (coco only)."""
     images: Path | None = None
     """Folder of the pictures; by default where the format has them beside the labels."""
     source_category: str | None = None
-    """The category's name in the data set, if it is another than --category."""
+    """The category's name in the data set, if it is another than --category; for COCO files also several,
+    with commas."""
     split: str | None = None
     """Put everything into this split: train, val or test."""
     split_seed: int = 0
@@ -79,139 +84,31 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     options = LabelledOptions(
         config.split_seed, config.fractions, config.split, config.copy, require_images=name != "animals3d"
     )
+    if config.as_ == "instances" and name != "coco":
+        raise UserError(f"--as instances: expected the format coco; found {name}")
+    if config.as_ == "labels" and name == "animals3d":
+        raise UserError(f"--as labels: expected a format among {', '.join(READERS)}; found {name}")
     if name == "animals3d":
-        return _import_animals3d(config, workspace, root, options)
+        return import_animals3d(config, workspace, root, options)
+    if config.as_ == "instances":
+        return import_instances(config, workspace, root, options)
     reader = READERS[name]
     path = reader.find_file(root)
     folder = config.images or reader.image_folder(path)
-    provenance = _provenance(config, name, {path.name: path}, folder)
+
+    def read() -> tuple[list[LabelRecord], Counter[str]]:
+        records, dropped = reader.read_records(path, workspace, config.source_category)
+        return place_pictures(records, folder) if reader.loose_names else records, dropped
 
     def make() -> LabelledSet:
-        records, dropped = reader.read_records(path, workspace, config.source_category)
-        found = build_labelled_set(records, folder, workspace, options, name)
-        return replace(found, dropped=found.dropped + dropped)
+        records, dropped = read()
+        return build_labelled_set(records, folder, workspace, options, name, dropped)
 
-    return _labelled(config, workspace, provenance, make, name)
-
-
-def _provenance(config: Config, name: str, files: Mapping[str, Path], folder: Path | None) -> Provenance:
-    settings = {
-        "format": name,
-        "root": str(config.root),
-        "images": None if folder is None else str(folder),
-        "source_category": config.source_category,
-        "split": config.split,
-        "split_seed": config.split_seed,
-        "fractions": list(config.fractions),
-        "copy": config.copy,
-    }
-    return Provenance("import", settings, {key: file_hash(path) for key, path in files.items()})
-
-
-def _labelled(
-    config: Config, workspace: Workspace, provenance: Provenance, make: Any, name: str
-) -> dict[str, Any]:
-    paths = {what: workspace.table_path(what) for what in ("labelled_images", "labels")}
-    # Both are looked at before either is written, so that a refusal leaves the old pair whole.
-    done = [up_to_date(path, provenance, overwrite=config.overwrite) for path in paths.values()]
-    if all(done):
-        labels = read_table(paths["labels"], "labels")
-        images = read_table(paths["labelled_images"], "images")
-    else:
-        found = make()
-        images, labels = found.images, found.labels.with_meta(dropped=dict(found.dropped))
-        publish(images, paths["labelled_images"], provenance)
-        publish(labels, paths["labels"], provenance)
-    splits = Counter(labels["split"])
-    counts = ", ".join(f"{splits[split]} {split}" for split in ("train", "val", "test") if splits[split])
-    facts = {"labels": len(labels), "labelled_images": len(images), "splits": dict(splits)}
-    seen = np.flatnonzero((labels["visible"] > 0).sum(axis=0))
-    names = workspace.category.skeleton.keypoints
-    unmapped = [keypoint for index, keypoint in enumerate(names) if index not in seen]
-    if unmapped:
-        facts["keypoints_never_labelled"] = unmapped
-        say(f"import {name}: no label has the keypoints {', '.join(unmapped)}")
-    return _report(workspace, name, f"{len(labels)} labels ({counts})", facts, labels.meta["dropped"])
-
-
-def _report(
-    workspace: Workspace, name: str, what: str, facts: dict[str, Any], dropped: Mapping[str, int]
-) -> dict[str, Any]:
-    left_out = "; ".join(f"{count} {reason}" for reason, count in dropped.items() if count)
-    say(
-        f"import {name}: {workspace.category.name}, {what}" + (f"; dropped: {left_out}" if left_out else "")
-    )
-    return {"format": name, **facts, "dropped": dict(dropped)}
-
-
-def _import_animals3d(
-    config: Config, workspace: Workspace, root: Path, options: LabelledOptions
-) -> dict[str, Any]:
-    category = config.source_category or workspace.category.name
-    files = animals3d.find_files(root, category, workspace.name)
-    labelled = animals3d_labels.find_files(root, category)
-    has_web = bool(set(files) - {"names", "pose_mt"})
-    if not has_web and not labelled["annotations"]:
-        raise UserError(
-            f"expected labels/{category}_pl_2d.json, labels_0/{category}_bbox.json or "
-            f"annotations/{category}.json under {root}; found none of them"
-        )
-    result: dict[str, Any] = {}
-    if has_web:
-        folder = config.images or _first_folder(root / "images" / category, root / "images")
-        result = _import_web(config, workspace, files, folder)
-    if labelled["annotations"]:
-        folder = config.images or _first_folder(root / "images")
-        paths = {path.name: path for group in labelled.values() for path in group}
-
-        def make() -> LabelledSet:
-            records, dropped = animals3d_labels.read_records(labelled, workspace)
-            found = build_labelled_set(records, folder, workspace, options, "animals3d")
-            return replace(found, dropped=found.dropped + dropped)
-
-        provenance = _provenance(config, "animals3d", paths, folder)
-        result = {**result, **_labelled(config, workspace, provenance, make, "animals3d")}
-    return result
-
-
-def _first_folder(*folders: Path) -> Path | None:
-    return next((folder for folder in folders if folder.is_dir()), None)
-
-
-def _import_web(
-    config: Config, workspace: Workspace, files: dict[str, Path], folder: Path | None
-) -> dict[str, Any]:
-    hashed = {path.name: path for what, path in files.items() if what != "pose_mt"}
-    if "pose_mt" in files:
-        hashed.update({path.name: path for path in sorted(files["pose_mt"].glob("augm_*.txt"))})
-    provenance = _provenance(config, "animals3d", hashed, folder)
-    targets = {"images": workspace.table_path("images"), "instances": workspace.table_path("instances")}
-    targets.update(
-        {
-            source: workspace.keypoints_path(source)
-            for source in ("pose", "pose_aux", "acsm", "pose_mt")
-            if source in files
-        }
-    )
-    done = [up_to_date(path, provenance, overwrite=config.overwrite) for path in targets.values()]
-    tables: dict[str, Table]
-    if all(done):
-        kinds = {"images": "images", "instances": "instances"}
-        tables = {what: read_table(path, kinds.get(what, "keypoints")) for what, path in targets.items()}
-    else:
-        found = animals3d.read_published(files, workspace, folder)
-        instances = found.instances.with_meta(dropped=dict(found.dropped))
-        tables = {"images": found.images, "instances": instances, **found.keypoints}
-        for what, path in targets.items():
-            publish(tables[what], path, provenance)
-    facts = {what: len(table) for what, table in tables.items()}
-    with_files = int(sum(path is not None for path in tables["images"]["path"]))
-    facts["images_with_files"] = with_files
-    sources = ", ".join(what for what in targets if what not in ("images", "instances")) or "no keypoints"
-    what = (
-        f"{facts['instances']} instances in {facts['images']} images ({with_files} with a file); {sources}"
-    )
-    return _report(workspace, "animals3d", what, facts, tables["instances"].meta["dropped"])
+    if config.as_ == "labels":
+        records, dropped = read()
+        return import_corrections(Source(records, dropped, folder, name), workspace, options)
+    provenance = import_provenance(config, workspace, name, reader.input_files(path), folder)
+    return publish_labelled(config, workspace, provenance, make, name)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -10,13 +10,14 @@ import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from wildshape.cli import say
 from wildshape.crops import ImageError, decode_image
 from wildshape.errors import UserError
 from wildshape.files import atomic_path
@@ -32,6 +33,9 @@ from wildshape.tables import (
     make_record_id,
 )
 from wildshape.workspace import Workspace
+
+_MARGIN = 0.1
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,8 @@ class LabelRecord:
         split: Given by the source; all records have one or none has.
         size: Width and height that the source states, if it does.
         flags: Comma list.
+        instance_id: The animal's id here, where a file that was exported from here carries it.
+        box_from_keypoints: Whether the source has no box, so that this one was made from the keypoints.
     """
 
     image_name: str
@@ -87,6 +93,8 @@ class LabelRecord:
     split: str | None = None
     size: tuple[int, int] | None = None
     flags: str = ""
+    instance_id: str | None = None
+    box_from_keypoints: bool = False
 
 
 @dataclass
@@ -141,20 +149,59 @@ def map_keypoints(
     return new_xy, new_visible
 
 
-def map_names(skeleton: Skeleton, names: Sequence[str], origin: str) -> np.ndarray:
+def map_names(
+    skeleton: Skeleton, names: Sequence[str], origin: str, renames: Mapping[str, str] | None = None
+) -> np.ndarray:
     """Index into `names` for each keypoint of the skeleton, -1 where there is none.
+
+    Says which of the names have no place in the skeleton.
+
+    Args:
+        skeleton: The skeleton to map onto.
+        names: The source's keypoints.
+        origin: The source, for messages.
+        renames: What a source's own names mean, where that differs from the skeletons' use of them.
 
     Raises:
         UserError: the names have nothing in common with the skeleton.
     """
-    mapping = skeleton.map_from(names)
+    mapping = skeleton.map_from([(renames or {}).get(name, name) for name in names])
     if not (mapping >= 0).any():
         raise UserError(
             f"{origin}: expected keypoints of skeleton {skeleton.name} "
             f"({', '.join(skeleton.keypoints[:4])} ...); found {', '.join(names[:4]) or 'none'} ...; "
             "name them alike, or add aliases to the skeleton"
         )
+    unused = [name for index, name in enumerate(names) if index not in mapping]
+    if unused:
+        say(f"{Path(origin).name}: no place in {skeleton.name} for {', '.join(unused)}")
     return mapping
+
+
+def place_pictures(records: Sequence[LabelRecord], folder: Path) -> list[LabelRecord]:
+    """Records whose pictures are named by their place under a folder, from names without folder or suffix.
+
+    A name that fits no file, or several, stays as it is.
+    """
+    found: dict[str, list[str]] = {}
+    for file in sorted(folder.rglob("*")):
+        if file.suffix.lower() in PICTURE_SUFFIXES:
+            place = file.relative_to(folder)
+            for key in {place.name, place.stem}:
+                found.setdefault(key, []).append(place.as_posix())
+    placed = []
+    for record in records:
+        places = found.get(Path(record.image_name).name, [])
+        alone = len(places) == 1 and not (folder / record.image_name).is_file()
+        placed.append(replace(record, image_name=places[0]) if alone else record)
+    return placed
+
+
+def keypoints_box(xy: np.ndarray) -> np.ndarray:
+    """The box [4] of keypoints [N, 2], a tenth of its longer side wider all round."""
+    low, high = xy.min(0), xy.max(0)
+    margin = _MARGIN * (high - low).max()
+    return np.concatenate([low - margin, high + margin])
 
 
 def box_problem(box_xyxy: np.ndarray, size: tuple[int, int] | None) -> str | None:
@@ -174,6 +221,7 @@ def build_labelled_set(
     workspace: Workspace,
     options: LabelledOptions,
     source: str,
+    left_out: Mapping[str, int] | None = None,
 ) -> LabelledSet:
     """Read the pictures, drop what cannot be used, and divide the rest.
 
@@ -186,13 +234,14 @@ def build_labelled_set(
         workspace: Where the tables will lie.
         options: How.
         source: Name of the format.
+        left_out: What the reader left out, by reason, to be counted with the rest.
 
     Raises:
         UserError: no record is left.
     """
     skeleton = workspace.category.skeleton
     pictures: dict[str, Picture] = {}
-    dropped: Counter[str] = Counter()
+    dropped: Counter[str] = Counter(left_out or {})
     kept: list[LabelRecord] = []
     seen: set[str] = set()
     ids: list[str] = []

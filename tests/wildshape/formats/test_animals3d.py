@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_labels import save_picture
 
 from prepare_data import data_selection
 from wildshape.errors import UserError
@@ -334,3 +335,49 @@ def test_exporting_nothing_says_what_is_needed(horse, tmp_path):
         write_out(tmp_path / "out", horse)
     with pytest.raises(UserError, match="expected a format among"):
         export_command.run(export_command.Config(format="voc", out=tmp_path, category="horse"), horse)
+
+
+def published_set(folder, category, names, seed, split_of, annotations="{}.json"):
+    rng = np.random.default_rng(seed)
+    rows = [labelled_record(name, rng, img_path=f"{name}.jpg") for name in names]
+    for row in rows:
+        row.pop("seg")
+    (folder / "annotations").mkdir(parents=True, exist_ok=True)
+    (folder / "filelists").mkdir(exist_ok=True)
+    (folder / "annotations" / annotations.format(category)).write_text(json.dumps(rows))
+    for split in set(split_of.values()):
+        chosen = [name for name in split_of if split_of[name] == split]
+        (folder / "filelists" / f"{category}_{split}.txt").write_text("\n".join(chosen))
+    return rows
+
+
+@pytest.mark.parametrize("start", ["", "acsm/acsm", "acsm/acsm/cachedir", "acsm/acsm/cachedir/data"])
+def test_the_published_cachedir(horse, tmp_path, start):
+    """Pascal's animals in two files, COCO's in one; pictures in data/<source>/images."""
+    root = tmp_path / "animals3d"
+    data = root / "acsm/acsm/cachedir/data"
+    splits = {"p0": "train", "p1": "train", "p2": "val"}
+    published_set(data / "pascal", "horse", ["p0", "p1", "p2"], 0, splits, "{}_all.json")
+    published_set(data / "pascal", "horse", ["p2"], 1, {})
+    rows = published_set(data / "coco", "horse", ["c0", "p1", "c2"], 2, {"c0": "train", "p1": "val"})
+    for place in ("pascal/images/p0", "pascal/images/p2", "coco/images/c0", "coco/images/p1"):
+        save_picture(root / "data" / f"{place}.jpg", len(place))
+    facts = bring_in(root / start, horse)
+    assert facts["splits"] == {"train": 3, "val": 2} and facts["dropped"] == {"in no filelist": 1}
+    labels = horse.load("labels")
+    assert sorted(labels["source_id"]) == ["c0", "coco:p1", "p0", "p1", "p2"]
+    row = labels.lookup("source_id")["coco:p1"]
+    np.testing.assert_allclose(labels["xy"][row, 5], rows[1]["joints"][5][:2])
+    assert labels["split"][row] == "val" and np.isfinite(labels["camera"][row]).all()
+    images = horse.load("labelled_images")
+    names = dict(zip(images["source_id"], images["status"]))
+    assert names == {
+        "pascal/images/p0.jpg": "ok", "pascal/images/p1.jpg": "not_found", "pascal/images/p2.jpg": "ok",
+        "coco/images/c0.jpg": "ok", "coco/images/p1.jpg": "ok",
+    }  # fmt: skip
+    # A folder that the user names wins.
+    save_picture(tmp_path / "mine/pascal/p1.jpg", 5)
+    (tmp_path / "mine/coco").mkdir()
+    bring_in(root / start, horse, images=tmp_path / "mine", overwrite=True)
+    images = horse.load("labelled_images")
+    assert dict(zip(images["source_id"], images["status"]))["pascal/p1.jpg"] == "ok"

@@ -332,3 +332,100 @@ def test_real_animal_pose(real_data, workspace):
     facts = bring_in(workspace, "animal_pose", real_data / "animal_pose")
     assert facts["labels"] == 150 and not facts["dropped"]
     assert facts["splits"] == {"train": 105, "val": 15, "test": 30}
+
+
+def test_coco_instances(coco, workspace, capsys):
+    """Boxes and masks alone become the images and the animals that a detector would have found."""
+
+    def without_keypoints(content):
+        for entry in content["annotations"]:
+            del entry["keypoints"]
+        content["annotations"][0]["score"] = 0.75
+        content["annotations"].append(content["annotations"][0] | {"id": 20})
+        content["annotations"].append(content["annotations"][0] | {"id": 21, "bbox": [200, 5, 10, 10]})
+        del content["categories"][1]["keypoints"]
+
+    edit(coco, without_keypoints)
+    with pytest.raises(
+        UserError, match="in category Cow; found boxes and masks only; run: with --as instances"
+    ):
+        bring_in(workspace, "coco", coco)
+    facts = bring_in(workspace, "coco", coco, as_="instances")
+    assert facts["instances"] == facts["masks"] == facts["images"] == 2
+    assert facts["dropped"] == {
+        "crowd annotation": 1,
+        "annotation without an image entry": 1,
+        "the same animal twice": 1,
+        "box outside its image": 1,
+    }
+    assert "2 instances, 2 with a mask, in 2 images" in capsys.readouterr().out
+    instances, images = workspace.load("instances"), workspace.load("images")
+    np.testing.assert_array_equal(instances["box_xyxy"][0], [9.5, 19.5, 39.5, 59.5])
+    assert instances["score"][0] == 0.75 and np.isnan(instances["score"][1])
+    assert mask_area(instances["mask_rle"][0]) == 1200
+    assert set(instances["image_id"]) == set(images["image_id"]) and set(images["status"]) == {"ok"}
+    assert bring_in(workspace, "coco", coco, as_="instances")["dropped"] == facts["dropped"]
+    with pytest.raises(UserError, match="exists with other settings"):
+        bring_in(workspace, "coco", coco, as_="instances", source_category="person")
+
+
+def test_coco_instances_join_the_pool_that_is_there(coco, workspace, tmp_path):
+    from prepare_data import add_folder
+
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool" / "other-name.jpg").write_bytes((coco.parent / "images/2.jpg").read_bytes())
+    add_folder.run(add_folder.Config(category="cow", folder=tmp_path / "pool"), workspace)
+    facts = bring_in(workspace, "coco", coco, as_="instances")
+    assert facts["instances"] == 1 and facts["dropped"]["picture that is not in the images table"] == 1
+    assert workspace.load("images")["source"].tolist() == ["folder"]
+
+
+def test_coco_instances_that_repeat_are_marked(coco, workspace):
+    bring_in(workspace, "coco", coco, split="train")
+    (coco.parent / "images/2.jpg").unlink()
+    Image.open(coco.parent / "images/1.jpg").resize((90, 75)).save(coco.parent / "images/2.jpg", quality=60)
+    edit(coco, lambda content: [entry.pop("segmentation") for entry in content["annotations"][:2]])
+    facts = bring_in(workspace, "coco", coco, as_="instances")
+    assert facts["instances"] == 2 and facts["masks"] == 0
+    assert workspace.load("images")["status"].tolist() == ["in_labels", "in_labels"]
+
+
+def no_instances(content):
+    content["annotations"] = []
+
+
+def bad_segmentation(content):
+    content["annotations"][0]["segmentation"] = [[1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (no_instances, "expected animals with boxes; found none that can be used .it is empty"),
+        (bad_segmentation, "expected a segmentation; found .* in annotation 11"),
+        (no_boxes, "found a problem at KeyError"),
+        (no_cow, "expected category cow; found moose, person"),
+    ],
+)
+def test_coco_instances_that_do_not_fit(coco, workspace, change, message):
+    edit(coco, change)
+    with pytest.raises(UserError, match=message):
+        bring_in(workspace, "coco", coco, as_="instances")
+    assert not workspace.table_path("instances").exists()
+
+
+def no_names(content):
+    del content["categories"][1]["keypoints"]
+
+
+def test_coco_keypoints_without_names_are_not_guessed(coco, workspace):
+    edit(coco, no_names)
+    with pytest.raises(UserError, match="found keypoints without names; their order is not guessed"):
+        bring_in(workspace, "coco", coco)
+
+
+@pytest.mark.real_data
+def test_real_coco_instances(real_data, workspace):
+    file = real_data / "loaders/coco/test_coco.json"
+    facts = bring_in(workspace, "coco", file, as_="instances", source_category="person")
+    assert facts["instances"] == facts["masks"] > 4 and facts["images"] == 4

@@ -116,11 +116,16 @@ def frames(individuals=None, three=False, root=None):
     return pd.DataFrame(values, index, pd.MultiIndex.from_tuples(columns, names=levels))
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".h5"])
 @pytest.mark.parametrize("three", [False, True])
-def test_deeplabcut_csv(workspace, tmp_path, three):
+def test_deeplabcut_csv(workspace, tmp_path, three, suffix):
     table = frames(three=three, root=tmp_path)
-    file = tmp_path / "labeled-data" / "film" / "CollectedData_me.csv"
-    table.to_csv(file)
+    file = tmp_path / "labeled-data" / "film" / f"CollectedData_me{suffix}"
+    if suffix == ".h5":
+        pytest.importorskip("tables", reason="PyTables is not installed (the extra deeplabcut)")
+        table.to_hdf(file, key="df_with_missing", mode="w")
+    else:
+        table.to_csv(file)
     found = bring_in(workspace, "deeplabcut", tmp_path)
     assert found["labels"] == 5 and found["dropped"]["fewer than two labelled keypoints"] == 1
     labels = workspace.load("labels")
@@ -141,6 +146,23 @@ def test_deeplabcut_with_several_animals(workspace, tmp_path):
     records, dropped = deeplabcut.read_records(deeplabcut.find_file(tmp_path), workspace)
     assert len(records) == 10 and dropped["fewer than two labelled keypoints"] == 2
     assert {record.source_id.rpartition(":")[2] for record in records} == {"one", "two"}
+
+
+def test_deeplabcut_projects_have_a_file_a_film(workspace, tmp_path):
+    table = frames(root=tmp_path)
+    table.to_csv(tmp_path / "labeled-data" / "film" / "CollectedData_me.csv")
+    (tmp_path / "labeled-data" / "film" / "CollectedData_me.h5").write_bytes(b"the same, not read")
+    other = table.copy()
+    other.index = [name.replace("film", "second") for name in table.index]
+    for number, name in enumerate(other.index):
+        save_picture(tmp_path / name, 10 + number)
+    other.to_csv(tmp_path / "labeled-data" / "second" / "CollectedData_me.csv")
+    found = bring_in(workspace, "deeplabcut", tmp_path)
+    assert found["labels"] == 10
+    assert {name.split("/")[1] for name in workspace.load("labels")["source_id"]} == {"film", "second"}
+    (tmp_path / "labeled-data" / "second" / "CollectedData_you.csv").write_text("")
+    with pytest.raises(UserError, match="expected one CollectedData in .*second; found"):
+        bring_in(workspace, "deeplabcut", tmp_path, overwrite=True)
 
 
 @pytest.mark.parametrize("individuals", [None, ["one", "two"]])
@@ -166,8 +188,18 @@ def test_deeplabcut_round_trip(workspace, tmp_path, individuals):
     )
 
 
+def test_deeplabcut_h5_without_pytables(workspace, tmp_path, monkeypatch):
+    def without(*arguments, **named):
+        raise ImportError("Missing optional dependency 'pytables'")
+
+    monkeypatch.setattr(pd, "read_hdf", without)
+    (tmp_path / "CollectedData_me.h5").write_bytes(b"")
+    with pytest.raises(UserError, match=r'needs PyTables; run: pip install "wildshape\[deeplabcut\]"'):
+        bring_in(workspace, "deeplabcut", tmp_path)
+
+
 def test_deeplabcut_that_does_not_fit(workspace, tmp_path):
-    with pytest.raises(UserError, match="expected one CollectedData"):
+    with pytest.raises(UserError, match="expected CollectedData_.*found none"):
         bring_in(workspace, "deeplabcut", tmp_path)
     file = tmp_path / "CollectedData_me.csv"
     file.write_text("a,b\n1,2\n")
