@@ -14,19 +14,29 @@ TRANSFORMS = (
     "none", "scale_1.1", "scale_1.2", "rot_-20", "rot_-10", "rot_10", "rot_20",
 )  # fmt: skip
 SPLITS = ("train", "val", "test")
+MASK_STATUSES = ("ok", "no_mask", "empty", "low_quality", "bad_box", "unreadable")
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its element type and the shape of one cell ("K" and "P" vary by table)."""
+    """One column of a kind of table.
+
+    Attributes:
+        dtype: Type of its elements.
+        shape: Of one cell; "K" and "P" vary by table.
+        nullable: Whether a cell may be null.
+        annotation: Whether a later stage fills it in. Such a column is no part of the table's content
+            hash, so that what was made from the table does not go stale by it. Always nullable.
+    """
 
     dtype: str
     shape: tuple[int | str, ...] = ()
     nullable: bool = False
+    annotation: bool = False
 
 
-def _text(nullable: bool = False) -> Column:
-    return Column("str", (), nullable)
+def _text(nullable: bool = False, annotation: bool = False) -> Column:
+    return Column("str", (), nullable, annotation)
 
 
 _BOX = Column("float64", (4,))
@@ -38,7 +48,8 @@ _INSTANCE = {
     "box_xyxy": _BOX,
     "score": Column("float64", nullable=True),
     "detector": _text(),
-    "mask_rle": _text(nullable=True),
+    "mask_rle": _text(nullable=True, annotation=True),
+    "mask_quality": Column("float64", nullable=True, annotation=True),
     "flags": _text(),
 }
 SCHEMAS: Mapping[str, Mapping[str, Column]] = MappingProxyType(
@@ -72,6 +83,15 @@ SCHEMAS: Mapping[str, Mapping[str, Column]] = MappingProxyType(
             "visible": Column("int64", ("K",)),
             "camera": Column("float64", (7,), nullable=True),
         },
+        "masks": {
+            "instance_id": _text(),
+            "box_xyxy": _BOX,
+            "mask_rle": _text(nullable=True),
+            "quality": Column("float64", nullable=True),
+            "segmenter": _text(),
+            "status": _text(),
+            "error": _text(nullable=True),
+        },
         "keypoints": {
             "instance_id": _text(),
             "transform": _text(),
@@ -92,4 +112,6 @@ SCHEMAS: Mapping[str, Mapping[str, Column]] = MappingProxyType(
         },
     }
 )
-KEYS = {"images": "record_id", "instances": "instance_id", "labels": "instance_id"}
+KEYS = {
+    "images": "record_id", "instances": "instance_id", "labels": "instance_id", "masks": "instance_id",
+}  # fmt: skip

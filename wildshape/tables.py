@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "KEYS", "SCHEMAS", "SPLITS", "STATUSES", "TRANSFORMS", "Column", "Table", "TableError", "concat",
-    "content_hash", "make_image_id", "make_instance_id", "make_record_id", "read_facts", "read_table",
-    "table_hash", "write_table",
+    "KEYS", "SCHEMAS", "SPLITS", "STATUSES", "TRANSFORMS", "Column", "Table", "TableError",
+    "concat", "content_hash", "make_image_id", "make_instance_id", "make_record_id",
+    "read_facts", "read_table", "table_hash", "write_table",
 ]  # fmt: skip
 
 
@@ -41,6 +41,10 @@ def _check(kind: str, columns: Mapping[str, Any]) -> dict[str, np.ndarray]:
     if kind not in SCHEMAS:
         raise ValueError(f"expected a kind of table among {sorted(SCHEMAS)}, found {kind}")
     schema = SCHEMAS[kind]
+    later = [name for name, column in schema.items() if column.annotation and name not in columns]
+    if later and next(iter(schema)) in columns:
+        length = len(columns[next(iter(schema))])
+        columns = {**columns, **{name: _nulls(schema[name], length) for name in later}}
     missing, extra = sorted(set(schema) - set(columns)), sorted(set(columns) - set(schema))
     if missing or extra:
         raise TableError(f"table {kind}: missing columns {missing}, unknown columns {extra}")
@@ -66,6 +70,13 @@ def _check(kind: str, columns: Mapping[str, Any]) -> dict[str, np.ndarray]:
     if kind == "labels":
         _refuse_labelled_nan(checked["xy"], checked["visible"])
     return checked
+
+
+def _nulls(column: Column, length: int) -> np.ndarray:
+    if column.dtype == "str":
+        return np.full(length, None, dtype=object)
+    shape = tuple(0 if isinstance(size, str) else size for size in column.shape)
+    return np.full((length, *shape), -1 if column.dtype == "int64" else np.nan)
 
 
 def _refuse_labelled_nan(xy: np.ndarray, visible: np.ndarray) -> None:
@@ -115,7 +126,7 @@ class Table:
 
     Attributes:
         kind: A name in `SCHEMAS`.
-        columns: Array [N, ...] for each column of the schema.
+        columns: Array [N, ...] for each column of the schema; annotations that are absent become null.
         meta: Small facts about the whole table, such as `{"skeleton": "quadruped16"}`.
 
     Raises:
@@ -259,10 +270,12 @@ def _from_arrow(chunked: pa.ChunkedArray, column: Column, shape: Sequence[int]) 
 
 
 def content_hash(table: Table) -> str:
-    """Hash of a table's columns and facts, whatever wrote it."""
+    """Hash of a table's columns, annotations left out, and facts, whatever wrote it."""
     digest = hashlib.sha256(table.kind.encode())
     digest.update(json.dumps(dict(table.meta), sort_keys=True, default=str).encode())
-    for name in SCHEMAS[table.kind]:
+    for name, column in SCHEMAS[table.kind].items():
+        if column.annotation:
+            continue
         array = table[name]
         digest.update(f"{name}{array.shape}".encode())
         if array.dtype == object:
@@ -278,6 +291,7 @@ def write_table(
     provenance: Mapping[str, Any] | None = None,
     *,
     group_rows: int | None = None,
+    content: str | None = None,
 ) -> None:
     """Write a table as Parquet, whole or not at all.
 
@@ -286,13 +300,14 @@ def write_table(
         path: Where to.
         provenance: What made it (stage, configuration, inputs, version), stored in the file.
         group_rows: Rows of each of its row groups, which `read_table` can read alone.
+        content: The content hash to store; by default the table's.
     """
     schema = SCHEMAS[table.kind]
     arrow = pa.table({name: _to_arrow(table[name], column) for name, column in schema.items()})
     facts = {
         "kind": table.kind,
         "meta": dict(table.meta),
-        "content": content_hash(table),
+        "content": content or content_hash(table),
         "shapes": {name: list(table[name].shape[1:]) for name in schema},
         "provenance": dict(provenance or {}),
     }
@@ -317,7 +332,7 @@ def read_facts(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def read_table(path: str | os.PathLike[str], kind: str, *, group: int | None = None) -> Table:
-    """Read a table, or one row group of it.
+    """Read a table, or one row group of it; a nullable column that an older file lacks is null.
 
     Raises:
         UserError: if the file is missing, unreadable, or a table of another kind.
@@ -329,6 +344,8 @@ def read_table(path: str | os.PathLike[str], kind: str, *, group: int | None = N
         arrow = pq.read_table(path) if group is None else _read_group(path, group)
         columns = {
             name: _from_arrow(arrow[name], column, facts["shapes"][name])
+            if name in arrow.column_names or not column.nullable
+            else _nulls(column, arrow.num_rows)
             for name, column in SCHEMAS[kind].items()
         }
         return Table(kind, columns, facts["meta"])

@@ -19,9 +19,11 @@ TABLES: Mapping[str, str] = {
     "labelled_images": "images",
     "truth_images": "images",
     "instances": "instances",
+    "masks": "masks",
     "labels": "labels",
     "corrections": "labels",
     "corrected_images": "images",
+    "labelled_masks": "masks",
     "truth": "labels",
 }
 _MADE_BY = {
@@ -29,6 +31,8 @@ _MADE_BY = {
     "downloads": "python prepare_data/download_images.py --category {c}",
     "images": "python prepare_data/download_images.py --category {c}",
     "instances": "python prepare_data/save_boxes.py --category {c}",
+    "masks": "python prepare_data/save_masks.py --category {c}",
+    "labelled_masks": "python prepare_data/save_masks.py --category {c} --labelled",
     "labels": "wildshape import animal_pose --root DIR --category {c}",
     "labelled_images": "wildshape import animal_pose --root DIR --category {c}",
     "corrections": "wildshape import coco --as labels --root FILE --category {c}",
@@ -103,6 +107,16 @@ class Workspace:
     def labelled_images_dir(self) -> Path:
         """Images of the labelled set that were copied in."""
         return self.data_dir / "labelled_images"
+
+    @property
+    def matted_dir(self) -> Path:
+        """Detected animals on a plain background."""
+        return self.data_dir / "matted"
+
+    @property
+    def labelled_matted_dir(self) -> Path:
+        """Labelled animals on a plain background."""
+        return self.data_dir / "labelled_matted"
 
     @property
     def metadata_dir(self) -> Path:

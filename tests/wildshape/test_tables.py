@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wildshape.annotations import annotate_table
 from wildshape.errors import UserError
 from wildshape.tables import (
     SCHEMAS,
@@ -280,3 +282,56 @@ def test_a_full_disk_leaves_the_old_table(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert len(read_table(path, "images")) == 2
     assert os.listdir(tmp_path) == ["t.parquet"]
+
+
+def annotated(**changes):
+    row = {
+        "instance_id": "a", "image_id": "i", "category": "cow", "source_id": None, "detector": "d",
+        "box_xyxy": np.array([0.0, 0, 4, 4]), "score": 0.5, "flags": "",
+    }  # fmt: skip
+    return Table.from_rows("instances", [{**row, **changes}, {**row, "instance_id": "b"}])
+
+
+def test_annotations_are_no_part_of_the_content(tmp_path):
+    plain, masked = annotated(), annotated(mask_rle="x", mask_quality=0.5)
+    assert content_hash(plain) == content_hash(masked)
+    assert content_hash(plain) != content_hash(annotated(score=0.6))
+    assert {n for s in SCHEMAS.values() for n, c in s.items() if c.annotation} == {
+        "mask_rle",
+        "mask_quality",
+    }
+    assert all(c.nullable for schema in SCHEMAS.values() for c in schema.values() if c.annotation)
+
+
+def test_annotating_a_file_keeps_what_it_says_of_itself(tmp_path):
+    path = tmp_path / "t.parquet"
+    write_table(annotated(), path, {"stage": "boxes"})
+    before = read_facts(path)
+    annotate_table(path, "instances", mask_rle=["x", None], mask_quality=[0.25, np.nan])
+    found = read_table(path, "instances")
+    assert found["mask_rle"].tolist() == ["x", None] and found["mask_quality"][0] == 0.25
+    assert np.isnan(found["mask_quality"][1])
+    assert read_facts(path) == before
+    with pytest.raises(ValueError, match="expected annotation columns of instances, found .'score'."):
+        annotate_table(path, "instances", score=[1.0, 1.0])
+
+
+def test_a_file_from_before_a_column_was_there(tmp_path):
+    """As an earlier version wrote it: without the column, hashed with the masks that it had."""
+    path = tmp_path / "t.parquet"
+    write_table(annotated(mask_rle="x"), path)
+    arrow = pq.read_table(path)
+    facts = json.loads(arrow.schema.metadata[b"wildshape"])
+    del facts["shapes"]["mask_quality"]
+    facts["content"] = "of the earlier version"
+    old = arrow.drop_columns("mask_quality").replace_schema_metadata({"wildshape": json.dumps(facts)})
+    pq.write_table(old, path)
+    found = read_table(path, "instances")
+    assert found["mask_rle"].tolist() == ["x", None] and np.isnan(found["mask_quality"]).all()
+    assert table_hash(path) == "of the earlier version"
+    annotate_table(path, "instances", mask_quality=[0.5, 0.5])  # nothing goes stale by that either
+    assert table_hash(path) == "of the earlier version"
+    assert read_table(path, "instances")["mask_quality"].tolist() == [0.5, 0.5]
+    pq.write_table(arrow.drop_columns("detector"), path)
+    with pytest.raises(UserError, match="expected columns of kind instances"):
+        read_table(path, "instances")

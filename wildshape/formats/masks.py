@@ -33,6 +33,42 @@ def mask_area(mask_rle: str) -> int:
     return int(coco_mask.area(json.loads(mask_rle)))
 
 
+def mask_box(mask_rle: str) -> np.ndarray | None:
+    """The smallest box_xyxy [4] about a mask's pixels, in the image frame; None for an empty mask."""
+    from pycocotools import mask as coco_mask
+
+    left, top, width, height = coco_mask.toBbox(json.loads(mask_rle)).tolist()
+    if not (width and height):
+        return None
+    return np.array([left, top, left + width, top + height]) - 0.5
+
+
+def mask_iou(mask_rle: str, other_rle: str) -> float:
+    """Intersection over union of two masks of one size.
+
+    Raises:
+        ValueError: the masks are of two sizes.
+    """
+    from pycocotools import mask as coco_mask
+
+    pair = [json.loads(mask_rle), json.loads(other_rle)]
+    if pair[0]["size"] != pair[1]["size"]:
+        raise ValueError(f"expected masks of one size, found {pair[0]['size']} and {pair[1]['size']}")
+    shared = int(coco_mask.area(coco_mask.merge(pair, intersect=True)))
+    union = int(coco_mask.area(coco_mask.merge(pair)))
+    return shared / union if union else 0.0
+
+
+def points_inside(mask: np.ndarray, xy_image: np.ndarray) -> np.ndarray:
+    """Whether the pixel that each point [N, 2] falls into is a mask's: bool [N]; false outside."""
+    foreground = np.asarray(mask).astype(bool)
+    xy = np.floor(np.asarray(xy_image, dtype=np.float64) + 0.5)
+    height, width = foreground.shape
+    there: np.ndarray = np.all((xy >= 0) & (xy < (width, height)), axis=-1)
+    column, row = np.where(there[:, None], xy, 0).astype(np.int64).T
+    return there & foreground[row, column]
+
+
 def encode_segmentation(segmentation: Any, height: int, width: int) -> str | None:
     """COCO's `segmentation` (polygons, or run lengths in either form) as a mask in our form.
 
