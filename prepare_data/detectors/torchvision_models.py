@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 import torchvision
 from torchvision.models import detection
 
+from prepare_data.backends import BackendRequest
 from prepare_data.detectors import DIORAMA_WEIGHTS, Detection, DetectorRequest
 from wildshape.errors import UserError
 
@@ -67,43 +69,76 @@ class TorchvisionDetector:
 
 
 def make(request: DetectorRequest) -> TorchvisionDetector:
-    """Build the model and load its weights.
-
-    `--opts MODEL.WEIGHTS file.pt` names a state dict of the model, or a mapping with it under
-    `model`, under `categories` the names of its classes (background first) if they are not COCO's, and
-    under `score_threshold` the score from which a box is kept, if it is not the model's usual one.
-    Without it torchvision's COCO weights are taken from its cache or downloaded into it.
+    """Build the model and load its weights, see `load_model`.
 
     Raises:
         UserError: if the model is unknown or its weights cannot be had.
     """
     name = request.model or DEFAULT_MODEL
     known = sorted(torchvision.models.list_models(module=detection))
-    if name not in known or "keypoint" in name:
-        raise UserError(f"--detector torchvision: expected a model among {', '.join(known)}; found {name}")
+    loaded = load_model("detector", name, [model for model in known if "keypoint" not in model], request)
+    threshold = THRESHOLDS.get(name, 0.95) if loaded.score_threshold is None else loaded.score_threshold
+    return TorchvisionDetector(loaded.model, loaded.labels, loaded.device, threshold)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A detection model of torchvision with its weights.
+
+    Attributes:
+        model: The network.
+        labels: Class name by class index; index 0 is the background.
+        device: Where it is to run.
+        score_threshold: The score from which a box is kept, if its file says.
+    """
+
+    model: torch.nn.Module
+    labels: list[str]
+    device: torch.device
+    score_threshold: float | None
+
+
+def load_model(kind: str, name: str, known: Sequence[str], request: BackendRequest) -> LoadedModel:
+    """Build a model and load its weights.
+
+    `--opts MODEL.WEIGHTS file.pt` names a state dict of the model, or a mapping with it under
+    `model`, under `categories` the names of its classes (background first) if they are not COCO's, and
+    under `score_threshold` the score from which a box is kept, if it is not the model's usual one.
+    Without it torchvision's COCO weights are taken from its cache or downloaded into it.
+
+    Args:
+        kind: The flag that names the model, for messages.
+        name: The model's name.
+        known: Names that the flag may name.
+        request: Options and device.
+
+    Raises:
+        UserError: if the model is unknown or its weights cannot be had.
+    """
+    if name not in known:
+        raise UserError(f"--{kind} torchvision: expected a model among {', '.join(known)}; found {name}")
     opts = dict(request.opts)
     file = opts.pop("MODEL.WEIGHTS", None)
     if opts:
-        raise UserError(f"--detector torchvision: expected --opts MODEL.WEIGHTS FILE; found {sorted(opts)}")
+        raise UserError(f"--{kind} torchvision: expected --opts MODEL.WEIGHTS FILE; found {sorted(opts)}")
     coco = torchvision.models.get_model_weights(name).DEFAULT
-    saved = {"model": _published(name, coco)} if file is None else _from_file(Path(file))
-    state, labels = (
-        saved["model"],
-        [str(label) for label in saved.get("categories", coco.meta["categories"])],
-    )
+    saved = {"model": _published(kind, name, coco)} if file is None else _from_file(Path(file))
+    labels = [str(label) for label in saved.get("categories", coco.meta["categories"])]
     flag = _SCORE_FLAG.get(name.partition("_")[0], "score_thresh")
     model = torchvision.models.get_model(
         name, weights=None, weights_backbone=None, num_classes=len(labels), **{flag: _FLOOR}
     )
     try:
-        model.load_state_dict(state)
+        model.load_state_dict(saved["model"])
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise UserError(
             f"{file}: expected weights of {name} with {len(labels)} classes; {reason}"
         ) from None
-    threshold = saved.get("score_threshold", THRESHOLDS.get(name, 0.95))
-    return TorchvisionDetector(model, labels, _device(request.device), float(threshold))
+    threshold = saved.get("score_threshold")
+    return LoadedModel(
+        model, labels, _device(request.device), None if threshold is None else float(threshold)
+    )
 
 
 def make_diorama(request: DetectorRequest) -> TorchvisionDetector:
@@ -135,7 +170,7 @@ def _device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def _published(name: str, weights: Any) -> Mapping[str, torch.Tensor]:
+def _published(kind: str, name: str, weights: Any) -> Mapping[str, torch.Tensor]:
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     try:
         state: Mapping[str, torch.Tensor] = weights.get_state_dict(progress=False, check_hash=True)
@@ -143,7 +178,7 @@ def _published(name: str, weights: Any) -> Mapping[str, torch.Tensor]:
         raise UserError(
             f"torchvision's {name} needs its weights, which are neither in {cached.parent} nor can be "
             f"downloaded ({error}); fetch {weights.url} into that folder, or add --opts MODEL.WEIGHTS "
-            "FILE, or choose another --detector"
+            f"FILE, or choose another --{kind}"
         ) from None
     return state
 
