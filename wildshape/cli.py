@@ -34,6 +34,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "download-images": ("prepare_data.download_images", "download what was found"),
     "add-folder": ("prepare_data.add_folder", "take a folder of your own photos instead"),
     "save-boxes": ("prepare_data.save_boxes", "detect the animals"),
+    "save-masks": ("prepare_data.save_masks", "segment the animals in their boxes"),
     "data-selection": ("prepare_data.data_selection", "keep the pseudo-labels to trust"),
     "pose-train": ("pose.train", "train the 2D keypoint network"),
     "pose-evaluate": ("pose.evaluate", "PCK of the 2D keypoint network"),

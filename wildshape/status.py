@@ -45,6 +45,7 @@ def steps(workspace: Workspace) -> list[Step]:
         Step("labelled photos", w.table_path("labels"), w.made_by("labels")),
         Step("web images", w.table_path("images"), w.made_by("images")),
         Step("boxes", w.table_path("instances"), w.made_by("instances")),
+        *_optional(w),
         Step("pose network", w.checkpoint_dir("pose") / "manifest.json", f"python pose/train.py{suffix}"),
         Step("its keypoints", w.keypoints_path("pose"), w.made_by("pose")),
         Step(
@@ -69,6 +70,16 @@ def steps(workspace: Workspace) -> list[Step]:
     ]
     listed.append(Step("report", w.report_path, f"wildshape report{suffix}"))
     return listed
+
+
+def _optional(workspace: Workspace) -> list[Step]:
+    """Steps that no other step needs: they are shown once they were begun."""
+    titles = {"masks": "masks", "labelled_masks": "masks of the labelled photos"}
+    listed = [
+        Step(title, workspace.table_path(table), workspace.made_by(table))
+        for table, title in titles.items()
+    ]
+    return [step for step in listed if step.output.exists() or step.output.with_suffix(".parts").is_dir()]
 
 
 def _changed_inputs(workspace: Workspace, inputs: dict[str, str]) -> list[str]:
