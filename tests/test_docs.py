@@ -9,7 +9,7 @@ import pytest
 from wildshape.category import list_categories, load_category
 from wildshape.cli import COMMANDS
 from wildshape.geometry import camera_to_crop, crop_affine
-from wildshape.schemas import SCHEMAS, STATUSES, TRANSFORMS
+from wildshape.schemas import MASK_STATUSES, SCHEMAS, STATUSES, TRANSFORMS
 from wildshape.workspace import TABLES, Workspace
 
 ROOT = Path(__file__).parents[1]
@@ -86,6 +86,7 @@ def test_the_data_format_names_every_table_column_status_and_transform():
         assert names | inherited == set(schema), kind
     assert all(f"`{status}`" in page for status in STATUSES)
     assert all(transform in page for transform in TRANSFORMS)
+    assert all(f"`{status}`" in page for status in MASK_STATUSES)
     assert all(f"  {table}.parquet" in page for table in TABLES)
 
 
@@ -109,6 +110,19 @@ def test_the_detector_that_is_shown_is_one():
     ((boxes, scores, labels),) = detect(detector, "shown", [np.zeros((200, 300, 3), np.uint8)])
     assert boxes.shape == (1, 4) and scores.tolist() == [0.9] and list(labels) == ["cow"]
     assert default_threshold(detector) == 0.5
+
+
+def test_the_segmenter_that_is_shown_is_one():
+    from prepare_data.segmenters import segment
+
+    (script,) = blocks("masks.md", "python")
+    scope = {}
+    exec(script, scope)
+    image = np.full((60, 80, 3), 200, np.uint8)
+    image[20:30, 10:40] = 0
+    boxes = np.array([[5, 15, 50, 40], [60, 0, 80, 20]], np.float32)
+    (((mask, quality), nothing),) = segment(scope["Segmenter"](), "shown", [image], [boxes])
+    assert mask.sum() == 300 and quality == 0.5 and nothing == "nothing dark in the box"
 
 
 @pytest.mark.parametrize("page", sorted(path.name for path in DOCS.glob("*.md")))
