@@ -38,7 +38,7 @@ class Config(EngineOptions, CommonConfig):
     labelled: bool = False
     """Segment the labelled animals instead of the detected ones."""
     replace_true_masks: bool = False
-    """With --labelled: put the segmenter's masks in place of those that came with the labels, too."""
+    """Put the segmenter's masks in place of those that came with labels or imported boxes, too."""
     min_quality: float = 0.0
     """Masks of a lower quality are not kept."""
     text_detector: str = "transformers:IDEA-Research/grounding-dino-tiny"
@@ -72,8 +72,6 @@ class Config(EngineOptions, CommonConfig):
             raise UserError(f"--min_quality: expected 0 to 1; found {self.min_quality}")
         if self.batch_size < 1:
             raise UserError(f"--batch_size: expected at least 1; found {self.batch_size}")
-        if self.replace_true_masks and not self.labelled:
-            raise UserError("--replace_true_masks: expected --labelled with it; found none")
         if self.matting_dir is not None and not self.matting:
             raise UserError("--matting_dir: expected --matting with it; found none")
         _ = self.cut_out

@@ -237,6 +237,17 @@ def test_labels_keep_the_masks_that_they_came_with(world, capsys):
     assert read_json(world.metrics_path("save_masks_labelled"))["true_masks_kept"] == 0
 
 
+def test_masks_of_imported_boxes_stay_too(world):
+    table = world.load("instances")
+    mask = world.load("labels")["mask_rle"][0]
+    masked = table.with_columns(mask_rle=[mask, None, None, None, None])
+    publish(masked, world.table_path("instances"), CONFIG)
+    assert run(config(), world)["true_masks_kept"] == 1
+    assert world.load("instances")["mask_rle"][0] == mask
+    assert run(config(replace_true_masks=True), world)["true_masks_kept"] == 0
+    np.testing.assert_allclose(world.load("instances")["mask_quality"], QUALITY)
+
+
 def test_boxes_and_masks_that_cannot_be(world, capsys):
     boxes = [(0, (2, 2, 8, 18)), (1, (70, 5, 80, 10)), (2, (-5, 20, 35, 40)), (3, (10, 20, 30, 40))]
     write_world(world, boxes)
@@ -290,7 +301,6 @@ def test_segmenters_that_cannot_be_had(world, segmenter, opts, message):
     [
         ({"min_quality": 2}, "--min_quality: expected 0 to 1; found 2"),
         ({"batch_size": 0}, "--batch_size: expected at least 1; found 0"),
-        ({"replace_true_masks": True}, "--replace_true_masks: expected --labelled"),
         ({"matting_dir": Path("x")}, "--matting_dir: expected --matting"),
         ({"background": "cowish"}, "--background: expected a colour by name or as #rrggbb; found cowish"),
         ({"matting_size": 0}, "--matting_size: expected at least 1"),
