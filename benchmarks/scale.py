@@ -49,8 +49,11 @@ ASSUMPTIONS: Mapping[str, tuple[str, float]] = {
     "gpu_segment": ("animals a second and GPU, segmentation", 10),
     "gpu_crops": ("crops a second and GPU, ResNet-50", 1000),
     "gpu_shapes": ("animals a second and GPU, 3D model", 1000),
-    "pair_ms": ("milliseconds to compare two pictures' pixels", 0.4),
-    "pair_share": ("part of the pairs with a labelled image that is compared", 0.014),
+    "pair_ms": ("milliseconds to compare two pictures' pixels ([measured](prepare_data.md))", 0.4),
+    "pair_share": (
+        "part of the pairs with one of 150 labelled images that is compared (same place)",
+        0.014,
+    ),
     "gpu_price": ("dollars for an hour of a GPU and its machine", 2.5),
     "cpu_price": ("dollars for an hour of a machine with 2 cores", 0.1),
     "disk_price": ("dollars for a gigabyte of disk and month", 0.08),
@@ -147,6 +150,12 @@ def tables(m: Mapping[str, float], a: Mapping[str, float]) -> str:
     lines += [f"| {name} | {sum_} | {hours:.2f} | {cost:.2f} |" for name, sum_, hours, cost in plan]
     hours, cost = sum(row[2] for row in plan), sum(row[3] for row in plan)
     lines.append(f"| all, one after another | | {hours:.1f} | {cost:.0f} |")
+    crops = IMAGES * a["animals"] * PASSES
+    alone = f"{crops:,.0f} / {_number(m['crops'])}/s = {crops / m['crops'] / 3600:.0f} hours"
+    lines += [
+        "",
+        f"Without a GPU, on the 2 cores measured, the 2D labels alone would take {alone} with a ResNet-18.",
+    ]
     lines += ["", "| on disk | arithmetic | GB |", "|---|---|---|"]
     kept = disk(m, a)
     lines += [f"| {name} | {sum_} | {size:.2f} |" for name, sum_, size in kept]
