@@ -26,7 +26,11 @@ MEASURED: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     "search": ("metadata rows searched a second", "search", ("ways", "duckdb", "rows_per_s")),
     "searched": ("rows of that file", "search", ("rows",)),
     "file_mb": ("megabytes of that file", "search", ("file_mb",)),
-    "download": ("images downloaded a second from localhost", "download", ("download_images", "images_per_second")),
+    "download": (
+        "images downloaded a second from localhost",
+        "download",
+        ("download_images", "images_per_second"),
+    ),
     "hashes": ("seconds to link a million hashes", "near_duplicates", ("results", "2", "seconds")),
     "crops": ("crops labelled a second, ResNet-18", "pose_generate", ("crops_per_second",)),
     "starting": (
