@@ -176,7 +176,9 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     ]
     left = f"; left out {len(problems)} ({'; '.join(problems[:3])})" if problems else ""
     say(f"acsm-generate-pl: {len(shapes)} of {len(instances)} animals by arm {config.arm}{left}")
-    return {"instances": len(instances), "predicted": len(shapes), "skipped": len(problems)}
+    counts = {"instances": len(instances), "predicted": len(shapes), "skipped": len(problems)}
+    workspace.write_metrics("keypoints_acsm", {"arm": config.arm, **counts, "skipped_first": problems[:5]})
+    return counts
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -103,7 +103,9 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     with atomic_path(out) as temporary:
         Image.fromarray(contact_sheet(paired, config.tile)).save(temporary, quality=90)
     say(f"acsm-visualize: {len(rows)} animals -> {workspace.relative(out)}")
-    return {"picture": workspace.relative(out), "animals": len(rows)}
+    facts = {"picture": workspace.relative(out), "animals": len(rows), "skipped": len(skipped)}
+    workspace.write_metrics(f"visualize_{config.arm}_{config.split}", facts)
+    return facts
 
 
 def _in_tile(vertices_image: np.ndarray, affine: Affine2D) -> np.ndarray:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 LONG = ("masks", "pseudo_labels", "real_cows", "real_near_duplicates")
-NOT_BENCHMARKS = ("__init__", "__main__", "machine", "real_cows_pictures", "run_img2dataset")
+NOT_BENCHMARKS = ("__init__", "__main__", "machine", "real_cows_pictures", "run_img2dataset", "scale")
 
 
 def main(names: list[str]) -> int:

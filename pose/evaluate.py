@@ -14,6 +14,7 @@ from wildshape.cli import CommonConfig, say, script_main
 from wildshape.errors import UserError
 from wildshape.metrics import bootstrap_interval, pck_counts
 from wildshape.records import tell_skipped
+from wildshape.stage import progress
 from wildshape.training_data import labelled
 
 if TYPE_CHECKING:
@@ -53,10 +54,12 @@ def measure(predictor: PosePredictor, samples: PoseSamples) -> dict[str, Any]:
     """
     records = samples.records
     pieces = []
-    for start in range(0, len(records), 256):  # images of 256 instances at a time in memory
-        index = range(start, min(start + 256, len(records)))
-        images = [samples.image(i) for i in index]
-        pieces.append(predictor.predict(images, records.box_xyxy[list(index)])[0])
+    with progress(title="measure", total=len(records), unit="animal") as bar:
+        for start in range(0, len(records), 64):  # images of 64 instances at a time in memory
+            index = range(start, min(start + 64, len(records)))
+            images = [samples.image(i) for i in index]
+            pieces.append(predictor.predict(images, records.box_xyxy[list(index)])[0])
+            bar.update(len(index))
     correct, total = pck_counts(
         np.concatenate(pieces), records.xy, records.counts, records.box_side, THRESHOLDS
     )

@@ -22,7 +22,7 @@ from wildshape.engine import EngineOptions
 from wildshape.stage import progress
 from wildshape.tables import Table, read_table, write_table
 
-_BATCH = 64
+_BATCH = 16
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def address():
     node = {"num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False}
     with pytest.MonkeyPatch.context() as patch:
         root = Path(__file__).parents[2]  # what an installed wildshape is to a real cluster's workers
-        paths = (root, Path(__file__).parent, root / "tests" / "prepare_data")
+        paths = (root, Path(__file__).parent, *(root / "tests" / name for name in ("prepare_data", "acsm")))
         patch.setenv("PYTHONPATH", os.pathsep.join(map(str, paths)))
         cluster = Cluster(initialize_head=True, head_node_args=node)
         cluster.add_node(num_cpus=1, object_store_memory=STORE)
@@ -180,6 +180,30 @@ def test_keypoints(tmp_path, two, monkeypatch):
     np.testing.assert_allclose(one["confidence"], other["confidence"], atol=1e-4)
     counts = ("source", "instances", "labelled", "skipped", "skipped_first")
     assert [metrics[0][key] for key in counts] == [metrics[1][key] for key in counts]
+
+
+@pytest.mark.slow
+def test_shapes(tmp_path, two):
+    import acsm_world
+    from test_acsm_train import config
+
+    from acsm import generate_pl, train
+
+    world = acsm_world.build(tmp_path)
+    train.run(config(), world)
+    tables, counts, metrics = [], [], []
+    for engine in ({}, two):
+        settings = generate_pl.Config(category="stick", batch_size=2, overwrite=True, **engine)
+        counts.append(generate_pl.run(settings, world))
+        metrics.append(read_json(world.metrics_path("keypoints_acsm")))
+        tables.append((read_table(world.shapes_path("acsm"), "shapes"), world.load_keypoints("acsm")))
+    assert counts[0] == counts[1] == {"instances": 5, "predicted": 5, "skipped": 0}
+    assert metrics[0] == metrics[1] == {"arm": "labels", **counts[0], "skipped_first": []}
+    for one, other in zip(*tables):
+        assert one["instance_id"].tolist() == other["instance_id"].tolist() and one.meta == other.meta
+        for name, column in one.columns.items():
+            if column.dtype.kind == "f":
+                np.testing.assert_allclose(column, other[name], atol=1e-4)
 
 
 def test_downloads(tmp_path, make_workspace, two):
