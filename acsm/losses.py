@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,6 +20,9 @@ class LossWeights:
         camera: of the distance from the guiding cameras; released: 0.
         turn: of the part turns, so that parts that no keypoint sees stay at rest; released: 0.
         upright: of the tilt and roll of cameras, which keypoints tell badly; released: 0.
+        entropy: of the certainty with which one of several hypotheses is chosen; released: 0 with
+            keypoints, .05 with masks (of the entropy itself).
+        spread: of the likeness of the rotations of several hypotheses; released: 0 and .1.
     """
 
     keypoints: float = 3.0
@@ -26,6 +30,8 @@ class LossWeights:
     camera: float = 0.0
     turn: float = 0.0
     upright: float = 0.0
+    entropy: float = 0.0
+    spread: float = 0.0
 
 
 def keypoint_loss(
@@ -91,6 +97,32 @@ def camera_guide_loss(camera: Tensor, guide: Tensor, camera_prob: Tensor) -> Ten
     return (distance * guide[:, 4]).mean()
 
 
+def entropy_loss(camera_prob: Tensor) -> Tensor:
+    """One minus the entropy of the hypotheses' probabilities [B, C], relative to the largest one, log C.
+
+    It keeps hypotheses alive: one that is never chosen learns nothing. 0 for a single hypothesis.
+    """
+    count = camera_prob.shape[1]
+    if count == 1:
+        return camera_prob.new_zeros(())
+    entropy = -torch.special.xlogy(camera_prob, camera_prob).sum(1).mean()
+    return 1 - entropy / math.log(count)
+
+
+def spread_loss(camera: Tensor) -> Tensor:
+    """Mean squared cosine of half the angle between the rotations of each two hypotheses [B, C, 7].
+
+    0 for a single hypothesis; two that agree give 1, two that are opposite 0.
+    """
+    count = camera.shape[1]
+    if count == 1:
+        return camera.new_zeros(())
+    rotation = camera[..., 3:]
+    alike = (rotation @ rotation.transpose(1, 2)).square()
+    first, second = torch.triu_indices(count, count, 1, device=camera.device)
+    return alike[:, first, second].mean()
+
+
 def total_loss(
     prediction: Mapping[str, Tensor],
     target_ndc: Tensor,
@@ -121,4 +153,11 @@ def total_loss(
     if weights.upright:
         terms["upright"] = upright_loss(prediction["camera"], prediction["camera_prob"])
         total = total + weights.upright * terms["upright"]
+    several = prediction["camera_prob"].shape[1] > 1
+    if several and weights.entropy:
+        terms["entropy"] = entropy_loss(prediction["camera_prob"])
+        total = total + weights.entropy * terms["entropy"]
+    if several and weights.spread:
+        terms["spread"] = spread_loss(prediction["camera"])
+        total = total + weights.spread * terms["spread"]
     return total, {name: float(value.detach()) for name, value in terms.items()}

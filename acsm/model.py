@@ -30,8 +30,6 @@ from wildshape.errors import UserError
 if TYPE_CHECKING:
     from acsm.template import ArticulatedTemplate
 
-ANGLE_RANGES = (math.pi / 6, math.pi / 3, math.pi / 3)
-"""How far a hypothesis turns from its bias: azimuth, elevation, cyclo-rotation (radians)."""
 START_LENGTH = 0.3
 """Length at which the azimuth's two numbers start."""
 
@@ -50,6 +48,8 @@ class ACSMArchitecture:
         order: how parts compose, see `acsm.articulation`.
         translations: whether parts also move.
         published_scale: report the published, unused part scales in place of ones.
+        angle_ranges_deg: most that a camera turns from its fixed view, in degrees: azimuth (``angles`` only),
+            elevation, roll; defaults as published.
     """
 
     image_size: int = 256
@@ -59,6 +59,7 @@ class ACSMArchitecture:
     order: Order = "chain"
     translations: bool = False
     published_scale: bool = False
+    angle_ranges_deg: tuple[float, float, float] = (30.0, 60.0, 60.0)
 
 
 def camera_biases(number: int) -> Tensor:
@@ -108,6 +109,7 @@ class CameraHead(nn.Module):
     def __init__(self, arch: ACSMArchitecture) -> None:
         super().__init__()
         self.kind = arch.camera
+        self.ranges = [math.radians(value) for value in arch.angle_ranges_deg]
         self.rotation_size = 3 if arch.camera == "angles" else 4
         self.stack = Stack(arch.num_cameras, arch.features, arch.features)
         # rotation, probability, scale, translation
@@ -132,12 +134,12 @@ class CameraHead(nn.Module):
             rotation = nn.functional.normalize(turn, dim=-1)
         else:
             if self.kind == "angles":
-                azimuth, elevation, roll = (turn.tanh() * turn.new_tensor(ANGLE_RANGES)).unbind(-1)
+                azimuth, elevation, roll = (turn.tanh() * turn.new_tensor(self.ranges)).unbind(-1)
             else:
                 # Four numbers that make a quaternion jump where the animal is seen from behind; two
                 # that make an azimuth do not (Zhou et al., CVPR 2019).
                 azimuth = torch.atan2(turn[..., 1], turn[..., 0])
-                tilt_roll = turn[..., 2:].tanh() * turn.new_tensor(ANGLE_RANGES[1:])
+                tilt_roll = turn[..., 2:].tanh() * turn.new_tensor(self.ranges[1:])
                 elevation, roll = tilt_roll.unbind(-1)
             axes = torch.eye(3, dtype=turn.dtype, device=turn.device)
             tilt = quat_from_axis_angle(axes[0], elevation)
@@ -339,4 +341,5 @@ def architecture_from(node: Mapping[str, Any]) -> ACSMArchitecture:
     unknown = sorted(set(node) - known)
     if unknown:
         raise UserError(f"the checkpoint's architecture has unknown settings {unknown}")
-    return ACSMArchitecture(**node)
+    ranges = node.get("angle_ranges_deg", ACSMArchitecture.angle_ranges_deg)
+    return ACSMArchitecture(**{**node, "angle_ranges_deg": tuple(float(value) for value in ranges)})

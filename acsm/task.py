@@ -84,6 +84,8 @@ class ShapeTask:
             camera=self.config.camera_guide,
             turn=self.config.turn_weight,
             upright=self.config.upright_weight,
+            entropy=self.config.entropy_weight,
+            spread=self.config.spread_weight,
         )
         return total_loss(prediction, batch["target_ndc"], batch["weight"], batch["guide"], weights)
 

@@ -79,6 +79,12 @@ class Config(TrainingDataConfig):
     """How a camera's rotation is predicted: azimuth all round with bounded elevation and roll; a free
     quaternion (published for one camera); bounded turns about fixed views (published for several).
     auto: turntable for one, angles for several."""
+    angle_ranges: tuple[float, float, float] = (30.0, 60.0, 60.0)
+    """How far cameras turn at most, in degrees: azimuth (about a fixed view), elevation, roll."""
+    entropy_weight: float = 0.05
+    """With several cameras, weight that keeps all of them in play."""
+    spread_weight: float = 0.1
+    """With several cameras, weight that keeps their rotations apart."""
     translations: bool = False
     """Let parts also move."""
     order: Literal["chain", "published"] = "chain"
@@ -104,6 +110,8 @@ class Config(TrainingDataConfig):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise UserError(f"--{name}: expected 0 to 1; found {value}")
+        if not all(0 < angle <= 180 for angle in self.angle_ranges):
+            raise UserError(f"--angle_ranges: expected angles over 0 up to 180; found {self.angle_ranges}")
         if self.frozen_crops < 1:
             raise UserError(f"--frozen_crops: expected at least 1; found {self.frozen_crops}")
         if self.freeze and self.flip == "both":
@@ -179,6 +187,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         camera=config.camera_kind,
         order=config.order,
         translations=config.translations,
+        angle_ranges_deg=config.angle_ranges,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -230,7 +239,7 @@ _SETTINGS = (
     "use_web_images", "web_images_num", "filter", "pl_source", "labels_from", "label_share",
     "image_size", "steps", "batch_size", "lr", "schedule", "seed", "flip", "rotation", "colour",
     "camera_guide", "turn_weight", "upright_weight", "freeze", "frozen_crops", "warmup", "num_cameras",
-    "camera_kind", "translations", "order",
+    "camera_kind", "angle_ranges", "entropy_weight", "spread_weight", "translations", "order",
     "eval_every", "precision", "imagenet",
 )  # fmt: skip
 

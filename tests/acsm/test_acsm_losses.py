@@ -57,6 +57,39 @@ def test_guide_is_blind_to_the_quaternion_sign_and_scaled_by_trust():
     assert losses.camera_guide_loss(upright, half_turn, prob).item() == pytest.approx(0.5)
 
 
+def test_several_hypotheses_by_hand():
+    certain, even = torch.tensor([[1.0, 0, 0, 0]]), torch.full((1, 4), 0.25)
+    assert losses.entropy_loss(certain).item() == pytest.approx(1)
+    assert losses.entropy_loss(even).item() == pytest.approx(0, abs=1e-6)
+    half = torch.tensor([[0.5, 0.5, 0, 0]])  # log 2 of log 4
+    assert losses.entropy_loss(torch.cat((half, even))).item() == pytest.approx(0.25)
+    turns = torch.tensor([0.0, math.pi, math.pi / 2])  # about one axis
+    camera = torch.zeros(1, 3, 7)
+    camera[0, :, 3], camera[0, :, 4] = (turns / 2).cos(), (turns / 2).sin()
+    # opposite: 0; each against the quarter turn: cos^2(45 degrees)
+    assert losses.spread_loss(camera).item() == pytest.approx((0 + 0.5 + 0.5) / 3)
+    flipped = camera.clone()
+    flipped[0, 1, 3:] *= -1  # the same rotation
+    assert losses.spread_loss(flipped).item() == pytest.approx(1 / 3)
+    one = torch.ones(2, 1)
+    assert losses.entropy_loss(one) == losses.spread_loss(camera[:, :1]) == 0
+
+
+def test_a_hypothesis_without_probability_is_revived():
+    logits = torch.tensor([[8.0, 0.0, 0.0]], requires_grad=True)
+    losses.entropy_loss(logits.softmax(1)).backward()
+    assert logits.grad[0, 0] > 0 and (logits.grad[0, 1:] < 0).all()  # descent evens them out
+
+
+def test_the_spread_pushes_rotations_apart():
+    rotation = torch.nn.functional.normalize(torch.randn(4, 3, 4, generator=torch.manual_seed(0)), dim=-1)
+    rotation.requires_grad_()
+    before = losses.spread_loss(torch.cat((torch.ones(4, 3, 3), rotation), dim=-1))
+    before.backward()
+    moved = torch.nn.functional.normalize(rotation.detach() - 0.5 * rotation.grad, dim=-1)
+    assert losses.spread_loss(torch.cat((torch.ones(4, 3, 3), moved), dim=-1)) < before
+
+
 def test_camera_fit_finds_the_right_side():
     import acsm_toy
 
