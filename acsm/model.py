@@ -48,8 +48,8 @@ class ACSMArchitecture:
         order: how parts compose, see `acsm.articulation`.
         translations: whether parts also move.
         published_scale: report the published, unused part scales in place of ones.
-        angle_ranges_deg: most that a camera turns from its fixed view, in degrees: azimuth (``angles`` only),
-            elevation, roll; defaults as published.
+        angle_ranges_deg: most that a camera turns from its fixed view, in degrees: azimuth
+            (``angles`` only), elevation, roll; defaults as published.
     """
 
     image_size: int = 256

@@ -20,10 +20,13 @@ from wildshape.errors import UserError
 from wildshape.stage import progress
 
 if TYPE_CHECKING:
+    from acsm.template import ArticulatedTemplate
     from acsm.train import Config
+    from wildshape.skeleton import Skeleton
 
 LOOK_BATCH = 64
 MOST_BYTES = 4 << 30
+SHOWN = 8
 
 
 class ShapeTask:
@@ -35,7 +38,14 @@ class ShapeTask:
         val: validation crops.
         config: settings of the training.
         num_labels: see ``samples``.
+
+    Attributes:
+        template: for pictures; None: there are none.
+        skeleton: bones and sides of the keypoints, for pictures.
     """
+
+    template: ArticulatedTemplate | None = None
+    skeleton: Skeleton | None = None
 
     def __init__(
         self,
@@ -115,6 +125,19 @@ class ShapeTask:
         if np.isfinite(errors).any():
             metrics["camera_error_deg"] = float(np.nanmean(errors))
         return metrics
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        """Validation animals: true keypoints, predicted ones, the shape; and every camera's shape."""
+        from acsm.progress_pictures import validation_pictures
+
+        if self.template is None:
+            return {}
+        device = str(next(self.model.parameters()).device)
+        predictor = ShapePredictor(self.model, self.template, (), device=device)
+        shown = slice(SHOWN)
+        truth = np.where((self._val.weight > 0)[..., None], self._val.xy, np.nan)[shown]
+        crops, affines = self._val_crops[shown], self._val_affines[shown]
+        return validation_pictures(predictor, crops, affines, truth, self.skeleton)
 
 
 class FrozenShapeTask(ShapeTask):

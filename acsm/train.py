@@ -23,6 +23,7 @@ from wildshape import training_data
 from wildshape.cli import say, script_main
 from wildshape.device import bfloat16_pays, pick_device
 from wildshape.errors import UserError
+from wildshape.monitor import MonitorOptions
 from wildshape.records import AnimalRecords, tell_skipped
 from wildshape.stage import Provenance, input_hashes
 from wildshape.training import FitConfig, fit, fit_config
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(TrainingDataConfig):
+class Config(MonitorOptions, TrainingDataConfig):
     """Train the 3D model on labels, with --use_web_images also on selected pseudo-labels."""
 
     dataset: str = "labels"
@@ -206,6 +207,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     )
     kind = FrozenShapeTask if config.freeze else ShapeTask
     task = kind(model.to(device), samples, val, config, len(labels))
+    task.template, task.skeleton = template, spec.skeleton
     result = fit(
         task,
         _fit_config(config, arm, device),
@@ -221,6 +223,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
             "template": pack_template(template),
             "weights_from": origin,
         },
+        config.monitor(workspace.name, f"acsm {arm}", workspace.run_dir / "visdom"),
     )
     return _report(config, workspace, origin, (len(labels), 0 if web is None else len(web)), result)
 

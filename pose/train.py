@@ -18,24 +18,28 @@ from pose.pseudo_labels import model_name
 from wildshape.cli import say, script_main
 from wildshape.device import bfloat16_pays, pick_device
 from wildshape.errors import UserError
-from wildshape.geometry import crop_affine, warp_crop
+from wildshape.geometry import Affine2D, crop_affine, warp_crop
 from wildshape.metrics import pck
+from wildshape.monitor import MonitorOptions
 from wildshape.pretrained import load_imagenet_backbone
 from wildshape.records import AnimalRecords, join_records, tell_skipped
+from wildshape.report.drawing import contact_sheet, draw_keypoints
 from wildshape.stage import Provenance, input_hashes
 from wildshape.training import fit, fit_config
 from wildshape.training_data import TrainingDataConfig, labelled, training_records
 
 if TYPE_CHECKING:
+    from wildshape.skeleton import Skeleton
     from wildshape.workspace import Workspace
 
 # The second network never shares a draw with the first, whatever --seed says.
 _AUX_SEED = 10_000
+SHOWN = 8
 _DEFAULT_BACKBONE = {False: "resnet50", True: "resnet34"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(TrainingDataConfig):
+class Config(MonitorOptions, TrainingDataConfig):
     """Train the 2D keypoint network on labelled animals, with --use_web_images also on selected
     pseudo-labels; choose on val, never read test."""
 
@@ -132,6 +136,7 @@ class PoseTask:
         thresholds: of the validation PCK.
         published: targets and decoding of the released code.
         hidden: weight of `absent_mse`.
+        skeleton: bones and sides of the keypoints, for pictures.
     """
 
     def __init__(
@@ -144,7 +149,9 @@ class PoseTask:
         thresholds: Sequence[float] = (0.1,),
         published: bool = False,
         hidden: float = 0.0,
+        skeleton: "Skeleton | None" = None,
     ) -> None:
+        self.skeleton = skeleton
         self.model = model.to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
         self.samples = samples
@@ -181,18 +188,31 @@ class PoseTask:
 
     def evaluate(self) -> dict[str, float]:
         """PCK on the validation records, as `pck@<threshold>`."""
-        device = next(self.model.parameters()).device
-        predictor = PosePredictor(
-            self.model,
-            self.samples.image_size,
-            [""] * self.model.num_keypoints,
-            device=str(device),
-            published=self.published,
-        )
-        xy, confidence = predictor.predict_crops(self._val_crops, self._val_affines)
+        xy, confidence = self._predictor().predict_crops(self._val_crops, self._val_affines)
         values = pck(xy, self._val.xy, self._val.counts, self._val.box_side, self.thresholds)
         metrics = {f"pck@{t:g}": float(value) for t, value in zip(self.thresholds, values)}
         return {**metrics, "confidence": float(confidence[self._val.counts].mean())}
+
+    def _predictor(self) -> PosePredictor:
+        return PosePredictor(
+            self.model,
+            self.samples.image_size,
+            [""] * self.model.num_keypoints,
+            device=str(next(self.model.parameters()).device),
+            published=self.published,
+        )
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        """Validation animals with their true keypoints, and below each with the predicted ones."""
+        crops, affines = self._val_crops[:SHOWN], self._val_affines[:SHOWN]
+        xy, confidence = self._predictor().predict_crops(crops, affines)
+        rows = []
+        for i, (crop, matrix) in enumerate(zip(crops, affines)):
+            affine, true = Affine2D(matrix), np.where(self._val.counts[i, :, None], self._val.xy[i], np.nan)
+            rows.append(draw_keypoints(crop, affine.apply(true), None, self.skeleton))
+            rows.append(draw_keypoints(crop, affine.apply(xy[i]), confidence[i], self.skeleton))
+        names = [name for i in range(len(crops)) for name in ("true", "predicted")]
+        return {"validation animals": contact_sheet(rows, columns=8, captions=names)}
 
 
 def build_model(config: Config, workspace: "Workspace") -> tuple[PoseNet, _Resolved, str]:
@@ -276,6 +296,7 @@ def run(config: Config, workspace: "Workspace") -> dict[str, Any]:
         thresholds=thresholds,
         published=config.published,
         hidden=settings.hidden,
+        skeleton=spec.skeleton,
     )
     result = fit(
         task,
@@ -317,6 +338,7 @@ def run(config: Config, workspace: "Workspace") -> dict[str, Any]:
             "published": config.published,
             "weights_from": origin,
         },
+        config.monitor(workspace.name, name, workspace.run_dir / "visdom"),
     )
     metrics = {
         "model": name,

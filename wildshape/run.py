@@ -18,6 +18,7 @@ from wildshape.cli import CommonConfig, say, script_main
 from wildshape.engine import EngineOptions
 from wildshape.errors import UserError
 from wildshape.files import read_json, write_json
+from wildshape.monitor import MonitorOptions
 from wildshape.training_data import labelled_image_ids
 from wildshape.workspace import Workspace
 
@@ -73,7 +74,7 @@ SIZES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(EngineOptions, CommonConfig):
+class Config(MonitorOptions, EngineOptions, CommonConfig):
     """Run the whole pipeline for one category; run it again to continue."""
 
     labels: str | None = None
@@ -170,6 +171,8 @@ class Pipeline:
             "time_limit": self.config.time_limit,
         }
         chosen = {key: value for key, value in common.items() if key in known} | settings
+        if issubclass(module.Config, MonitorOptions):
+            chosen |= {field.name: getattr(self.config, field.name) for field in fields(MonitorOptions)}
         if self.engine.engine == "ray" and issubclass(module.Config, EngineOptions):
             chosen |= vars(self.engine)
         say(f"-- {title}")

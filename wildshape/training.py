@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from wildshape.errors import UserError
 from wildshape.files import atomic_write, write_json
+from wildshape.monitor import Monitor
 from wildshape.stage import Provenance, describe_change, fingerprint, progress
 
 
@@ -230,6 +231,7 @@ def fit(
     out_dir: Path,
     provenance: Provenance,
     extra: Mapping[str, Any],
+    monitor: Monitor | None = None,
 ) -> FitResult:
     """Train, saving `best.pt`, `last.pt`, `metrics.jsonl` and a manifest in `out_dir`; resumable.
 
@@ -239,6 +241,7 @@ def fit(
         out_dir: Where the checkpoints go.
         provenance: What the result depends on (number of steps included).
         extra: Stored in the checkpoints: kind, category, skeleton, architecture.
+        monitor: Is told all that is logged, and shown the task's `pictures()` if it has them.
 
     Raises:
         UserError: if `out_dir` holds a training with other settings, there are fewer items than a batch,
@@ -254,7 +257,7 @@ def fit(
     device = next(task.model.parameters()).device
     base_lr = [group.setdefault("base_lr", group["lr"]) for group in task.optimizer.param_groups]
     began = time.monotonic()
-    log = _Log(out_dir / "metrics.jsonl", start)
+    log = _Log(out_dir / "metrics.jsonl", start, monitor)
     step, stopped, saved = start, False, start
     bar = progress(title=config.title, total=config.steps, unit="step", initial=start)
 
@@ -291,6 +294,8 @@ def fit(
             if step % config.eval_every == 0 or step == config.steps:
                 task.model.eval()
                 metrics = task.evaluate()
+                if monitor is not None and hasattr(task, "pictures"):
+                    monitor.pictures(step, task.pictures())
                 task.model.train()
                 log.write(step=step, **{f"val_{name}": number for name, number in metrics.items()})
                 if _better(config, metrics, best):
@@ -363,8 +368,8 @@ def _resume(
 class _Log:
     """metrics.jsonl: one JSON object a line; lines after the step that is resumed are dropped."""
 
-    def __init__(self, path: Path, start: int) -> None:
-        self.path, self.began = path, time.monotonic()
+    def __init__(self, path: Path, start: int, monitor: Monitor | None = None) -> None:
+        self.path, self.began, self.monitor = path, time.monotonic(), monitor
         kept = []
         if path.exists():
             for line in path.read_text(encoding="utf-8").splitlines():
@@ -382,9 +387,14 @@ class _Log:
 
     def __exit__(self, *unused: object) -> None:
         self.handle.close()
+        if self.monitor is not None:
+            self.monitor.close()
 
     def write(self, **values: float) -> None:
         elapsed = round(time.monotonic() - self.began, 2)
         plain = {name: value if isinstance(value, int) else float(value) for name, value in values.items()}
         self.handle.write(json.dumps({**plain, "seconds": elapsed}) + "\n")
         self.handle.flush()
+        if self.monitor is not None:
+            told = {name: float(value) for name, value in values.items() if name != "step"}
+            self.monitor.scalars(int(values["step"]), told)

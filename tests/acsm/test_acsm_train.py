@@ -54,6 +54,32 @@ def test_training_writes_what_the_other_commands_need(shared):
     assert len(predictor.predict([], np.zeros((0, 4)))) == 0
 
 
+def test_who_watches_sees_animals_and_every_camera(tmp_path, monkeypatch):
+    shown = {}
+
+    class Recorder:
+        def scalars(self, step, values):
+            shown.setdefault("names", set()).update(values)
+
+        def pictures(self, step, pictures):
+            shown[step] = pictures
+
+        def close(self):
+            shown["closed"] = True
+
+    asked = []
+    monkeypatch.setattr(train.Config, "monitor", lambda self, *where: asked.append(where) or Recorder())
+    workspace = acsm_world.build(tmp_path)
+    train.run(config(num_cameras=2, arm="two"), workspace)
+    assert asked[0][:2] == ("stick", "acsm two") and shown["closed"]
+    assert {"loss", "entropy", "spread", "val_auc"} <= shown["names"]
+    animals, cameras = shown[4]["validation animals"], shown[4]["cameras"]
+    # three animals, two side by side, three pictures each; a row of two cameras for each animal
+    assert animals.shape == (2 * 166 + 6, 6 * 166 + 6, 3) and cameras.shape == (3 * 166 + 6, 2 * 166 + 6, 3)
+    true, predicted = animals[6:166, 6:166], animals[6:166, 172:332]
+    assert (true != predicted).any() and animals.dtype == np.uint8
+
+
 def test_killed_and_resumed_training_ends_with_the_same_weights(shared, tmp_path, monkeypatch):
     workspace, _ = shared
     other = acsm_world.build(tmp_path)

@@ -147,6 +147,8 @@ def test_a_network_learns_the_dots(tmp_path):
     task.model.eval()
     metrics = task.evaluate()
     assert metrics["pck@0.1"] > 0.5
+    sheet = task.pictures()["validation animals"]  # four animals, true and predicted, eight tiles a row
+    assert sheet.dtype == np.uint8 and sheet.shape[1] > 8 * 192 and sheet.shape[0] < 2 * 192 + 60
 
 
 def test_published_mode_trains_and_is_remembered(world):
