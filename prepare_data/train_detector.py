@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from prepare_data.diorama.zoo import Zoo
 from wildshape.cli import guarded, say
 from wildshape.device import pick_device
 from wildshape.stage import Provenance, progress
-from wildshape.training import fit, fit_config, load_checkpoint, save_checkpoint
+from wildshape.training import FitResult, fit, fit_config, load_checkpoint, save_checkpoint
 
 MODEL = "ssdlite320_mobilenet_v3_large"
 LABELS = ("__background__", *sorted(SPECIES))
@@ -51,14 +51,14 @@ class Config:
     """Pictures to train on, of all species alike."""
     val_pictures: int = 480
     """Pictures to validate on."""
-    steps: int = 4000
-    """Optimiser steps."""
-    small_share: float = 0.8
-    """Share of the steps, the first ones, that see pictures of 192 pixels, not 320: a third of the time."""
+    small_steps: int = 4000
+    """Optimiser steps on pictures of 192 pixels, which take a third of the time."""
+    steps: int = 1800
+    """Optimiser steps after them on pictures of 320 pixels."""
     batch_size: int = 16
     """Pictures a step."""
     lr: float = 2e-3
-    """AdamW's learning rate, falling to a hundredth by a cosine."""
+    """AdamW's learning rate, falling by a cosine to a hundredth; on the large pictures half of it."""
     eval_every: int = 500
     """Steps between evaluations."""
     seed: int = 9000
@@ -145,24 +145,35 @@ class DetectorTask:
     """What `wildshape.training.fit` trains.
 
     Args:
-        config: Lengths and rates.
         train: Pictures to train on.
         val: Pictures to validate on.
+        side: Of the model's input, in pixels.
+        lr: Learning rate.
+        seed: Of the weights to start with.
         device: Where to train.
     """
 
     def __init__(
-        self, config: Config, train: Sequence[Example], val: Sequence[Example], device: torch.device
+        self,
+        train: Sequence[Example],
+        val: Sequence[Example],
+        *,
+        side: int = SIDE,
+        lr: float = 2e-3,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
     ) -> None:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
+            torch.manual_seed(seed)
             model = torchvision.models.get_model(
                 MODEL, weights=None, weights_backbone=None, num_classes=len(LABELS)
             )
+        # It resizes its input itself; its anchors are relative to the input's side.
+        model.transform.min_size, model.transform.max_size = (side,), side
+        model.transform.fixed_size = (side, side)
         self.model = model.to(device, memory_format=torch.channels_last)
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=1e-4)
-        self._train, self._val, self._device = train, val, device
-        self._small_until = round(config.small_share * config.steps)
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=1e-4)
+        self._train, self._val, self._side, self._device = train, val, side, device
 
     def __len__(self) -> int:
         return len(self._train)
@@ -173,7 +184,7 @@ class DetectorTask:
 
     def loss(self, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
         """SSD's losses of boxes and classes."""
-        side = SMALL_SIDE if step < self._small_until else SIDE
+        side = self._side
         images = batch["image"].permute(0, 3, 1, 2).float() / 255  # channels last in memory
         if side != SIDE:
             images = nn.functional.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
@@ -181,14 +192,8 @@ class DetectorTask:
             {"boxes": boxes[labels > 0] * (side / SIDE), "labels": labels[labels > 0]}
             for boxes, labels in zip(batch["boxes"], batch["labels"])
         ]
-        self._look_at(side)
         losses = self.model(list(images), targets)
         return sum(losses.values()), {name: float(value.detach()) for name, value in losses.items()}
-
-    def _look_at(self, side: int) -> None:
-        # The model resizes its input itself; its anchors are relative to the input's side.
-        self.model.transform.min_size, self.model.transform.max_size = (side,), side
-        self.model.transform.fixed_size = (side, side)
 
     def evaluate(self) -> dict[str, float]:
         """COCO's average precision on the validation pictures, in percent."""
@@ -198,7 +203,6 @@ class DetectorTask:
     def found(self) -> tuple[list[Any], list[Any], int]:
         """Truth and detections of the validation pictures, as `average_precision` takes them."""
         self.model.eval()
-        self._look_at(SIDE)
         found = []
         for example in self._val:
             image = cv2.imdecode(np.frombuffer(example.data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
@@ -212,18 +216,18 @@ def run(config: Config) -> dict[str, Any]:
     """Train or continue, and write the weights; returns the validation metrics of the best state."""
     train = make_examples(_TRAIN, config.pictures, config.seed, "pictures to train on")
     val = make_examples(_VAL, config.val_pictures, config.seed, "pictures to validate on")
-    task = DetectorTask(config, train, val, pick_device(config.device))
-    kept = {"out", "time_limit", "num_workers", "device", "overwrite", "debug", "eval_every"}
-    settings = {key: value for key, value in asdict(config).items() if key not in kept}
-    fitting = fit_config(
-        config,
-        metric="ap",
-        schedule="cosine",
-        warmup=min(500, config.steps // 10),
-        title="detector",
-    )
-    extra = {"kind": "detector", "model": MODEL, "categories": list(LABELS)}
-    result = fit(task, fitting, config.out, Provenance("train_detector", settings), extra)
+    common: dict[str, Any] = {"seed": config.seed, "device": pick_device(config.device)}
+    task = DetectorTask(train, val, side=SMALL_SIDE, lr=config.lr, **common)
+    small = _fit(task, config, config.out / "small", config.small_steps, SMALL_SIDE)
+    limit = config.time_limit
+    left = None if limit is None else limit - small.seconds / 60
+    if not small.finished or (left is not None and left <= 0):
+        say(f"train_detector: {small.step} of {config.small_steps} steps on small pictures; run again")
+        return {"finished": False, **small.metrics}
+    start = load_checkpoint(small.best_path, "detector")["model"]
+    task = DetectorTask(train, val, lr=config.lr / 2, **common)
+    task.model.load_state_dict(start)
+    result = _fit(task, replace(config, time_limit=left), config.out, config.steps, SIDE)
     best = load_checkpoint(result.best_path, "detector")["model"]
     half = {name: value.half() if value.is_floating_point() else value for name, value in best.items()}
     task.model.load_state_dict(half)
@@ -238,6 +242,25 @@ def run(config: Config) -> dict[str, Any]:
         f"F1 {100 * f1:.1f} from score {threshold:.2f} on -> {weights}"
     )
     return {"finished": result.finished, **metrics}
+
+
+def _fit(task: DetectorTask, config: Config, out: Path, steps: int, side: int) -> FitResult:
+    kept = {"out", "time_limit", "num_workers", "device", "overwrite", "debug", "eval_every", "steps"}
+    settings = {key: value for key, value in asdict(config).items() if key not in kept}
+    if side == SMALL_SIDE:
+        del settings["small_steps"]
+    fitting = fit_config(
+        config,
+        steps=steps,
+        metric="ap",
+        schedule="cosine",
+        warmup=min(500, steps // 10),
+        title=f"detector, {side} px",
+    )
+    provenance = Provenance("train_detector", {**settings, "steps": steps, "side": side})
+    return fit(
+        task, fitting, out, provenance, {"kind": "detector", "model": MODEL, "categories": list(LABELS)}
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,5 +1,7 @@
 """Training the synthetic world's detector, in miniature, and the average precision that judges it."""
 
+
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -26,8 +28,6 @@ def test_pictures_hold_all_species_and_boxes_inside(examples):
 
 def test_augmented_boxes_follow_the_picture():
     """A white square on black stays where its box says, whatever the zoom, shift and mirror."""
-    import cv2
-
     image = np.zeros((200, 260, 3), np.uint8)
     image[60:120, 90:170] = 255
     data = cv2.imencode(".png", image)[1].tobytes()
@@ -85,6 +85,7 @@ def test_a_training_leaves_weights_that_the_detector_reads(tmp_path, workspace, 
         out=tmp_path / "detector",
         pictures=6,
         val_pictures=2,
+        small_steps=2,
         steps=2,
         batch_size=2,
         eval_every=1,
