@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -84,6 +85,15 @@ def thread_count() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def run_jobs(work: Callable[[Any], Any], jobs: Sequence[Any]) -> list[Any]:
+    """``[work(job) for job in jobs]`` in as many threads as there are jobs, the caller's among them."""
+    if len(jobs) < 2 or thread_count() == 1:
+        return [work(job) for job in jobs]
+    others = [_shared_pool().submit(work, job) for job in jobs[1:]]
+    first = work(jobs[0])
+    return [first, *(other.result() for other in others)]
 
 
 def rasterize(vertices_ndc: np.ndarray, faces: np.ndarray, size: int) -> Fragments:
