@@ -62,7 +62,7 @@ def _add_row(column_sums, change, dust, line):
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def _cuts_at_frame(x0, y0, dx, dy, size, cuts):
-    """Parameters, in order, at which an edge crosses the lines of the picture's frame; 0 and 1 with them."""
+    """Parameters, in order, at which an edge crosses the lines of the picture's frame; with 0 and 1."""
     cuts[0], cuts[1] = 0.0, 1.0
     n = 2
     for side in range(4):
@@ -145,7 +145,7 @@ def _walk_contour(xy, ends, contour, jumps_of, used, size, delta, lists, segment
         x0, y0 = xy[ends[e, 0], 0], xy[ends[e, 0], 1]
         x1, y1 = xy[ends[e, 1], 0], xy[ends[e, 1], 1]
         dx, dy = x1 - x0, y1 - y0
-        inside = 0 <= min(x0, x1) and max(x0, x1) < size and 0 <= min(y0, y1) and max(y0, y1) < size
+        inside = min(x0, x1) >= 0 and max(x0, x1) < size and min(y0, y1) >= 0 and max(y0, y1) < size
         cuts[0], cuts[1], parts = 0.0, 1.0, 2
         if not inside:
             parts = _cuts_at_frame(x0, y0, dx, dy, size, cuts)
@@ -225,15 +225,22 @@ def _share_pixel(r, row, column, layers, xy, ends, contour, jumps_of, segments, 
 def _room_to_work(n):
     """Arrays that :func:`_share_pixel` works in, for n segments."""
     breaks = np.empty(2 + 2 * n + n * (n - 1) // 2)
-    return np.empty((n, SLOTS)), np.empty(n, np.int64), np.empty((n, 2)), breaks, np.empty(n, np.int64), np.empty(n)
+    return (
+        np.empty((n, SLOTS)),
+        np.empty(n, np.int64),
+        np.empty((n, 2)),
+        breaks,
+        np.empty(n, np.int64),
+        np.empty(n),
+    )
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def _fill_rows(frame, xy, ends, contour, jumps_of, one_sided, dust, delta, lists, segments, work, mask):
     """Sum ``delta`` down the columns into coverage; then set right the pixels that the contour crosses.
 
-    ``frame`` holds the first row, the row after the last, and the same of columns, outside of which there is
-    nothing. ``delta``, and the lists of pixels and rows, are left as empty as they were before the contour.
+    ``frame`` holds the first row, the row after the last, and the same of columns, outside of which
+    there is nothing. ``delta`` and the lists are left as empty as they were before the contour.
     """
     size = mask.shape[1]
     row_first, row_last, col_first, col_last = frame
@@ -309,7 +316,11 @@ def cover_images(vertices, table, first, last, dust, delta, heads, row_heads, ma
     contour, jumps_of = np.empty(len(ends), np.int32), np.empty(len(ends), np.int8)
     room = 4096 * (last - first)
     edge, pixel, spans = np.empty(room, np.int32), np.empty(room, np.int32), np.empty((room, 2))
-    following, touched, touched_next = np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room, np.int32)
+    following, touched, touched_next = (
+        np.empty(room, np.int32),
+        np.empty(room, np.int32),
+        np.empty(room, np.int32),
+    )
     work = _room_to_work(CROWD)
     used = 0
     for b in range(first, last):
@@ -346,9 +357,7 @@ def cover_images(vertices, table, first, last, dust, delta, heads, row_heads, ma
         lists = (heads, row_heads, touched, touched_next)
         segments = (edge, pixel, spans, following)
         base = used
-        used = _walk_contour(
-            xy, ends, contour[:n], jumps_of[:n], used, size, delta, lists, segments
-        )
+        used = _walk_contour(xy, ends, contour[:n], jumps_of[:n], used, size, delta, lists, segments)
         _fill_rows(
             frame, xy, ends, contour, jumps_of, one_sided, dust, delta, lists, segments, work, masks[b]
         )
@@ -370,45 +379,3 @@ def _grown_pairs(array, room):
     grown = np.empty((room, array.shape[1]), array.dtype)
     grown[: len(array)] = array
     return grown
-
-
-@numba.njit(nogil=True, cache=True)
-def pull_back(vertices, ends, edge, pixel, weights, starts, first, last, grad_masks, grad_vertices):
-    """Carry gradients of masks to vertices, for images ``first`` to ``last`` (exclusive).
-
-    Moving a point of the contour moves the silhouette's area by the part of the move that is normal to
-    it; a point at t moves by (1 - t) and t of what the edge's ends move by.
-
-    Args:
-        vertices: float [B, V, 3], NDC.
-        ends: int32 [E, 2].
-        edge: int32 [N], as :func:`cover_images` returned it, and the next two.
-        pixel: int32 [N].
-        weights: float64 [N, 2].
-        starts: int64 [B + 1].
-        first: first image.
-        last: image after the last.
-        grad_masks: [B, S, S].
-        grad_vertices: [B, V, 3], added to.
-    """
-    size = grad_masks.shape[1]
-    # An NDC of an edge is S / 2 pixels long, and so is what an NDC of movement moves it by.
-    scale = 0.25 * size * size
-    for b in range(first, last):
-        grads = grad_masks[b].reshape(-1)
-        r = starts[b]
-        while r < starts[b + 1]:
-            e = edge[r]
-            at_start = at_end = 0.0
-            while r < starts[b + 1] and edge[r] == e:
-                g = grads[pixel[r]]
-                at_start += g * weights[r, 0]
-                at_end += g * weights[r, 1]
-                r += 1
-            va, vb = ends[e, 0], ends[e, 1]
-            normal_x = scale * (vertices[b, vb, 1] - vertices[b, va, 1])
-            normal_y = scale * (vertices[b, va, 0] - vertices[b, vb, 0])
-            grad_vertices[b, va, 0] += normal_x * at_start
-            grad_vertices[b, va, 1] += normal_y * at_start
-            grad_vertices[b, vb, 0] += normal_x * at_end
-            grad_vertices[b, vb, 1] += normal_y * at_end

@@ -16,7 +16,7 @@ from torch import Tensor
 from acsm.renderer.edges import EdgeTable
 
 SNAP = 1e-9
-TILT = 1e-7
+TILT = 1e-9
 MOST_ELEMENTS = 1 << 22
 """Numbers in one array of slabs; more pixels are taken in turn."""
 
@@ -133,7 +133,9 @@ def cut_contour(
     for axis in range(2):
         number = counts[:, axis]
         one = which[0].repeat_interleave(number)
-        line = torch.arange(len(one), device=xy.device) - (number.cumsum(0) - number)[one] + first[one, axis]
+        line = (
+            torch.arange(len(one), device=xy.device) - (number.cumsum(0) - number)[one] + first[one, axis]
+        )
         which.append(one)
         cut.append(((line - start[one, axis]) / along[one, axis]).clamp(0, 1))
     t0, order = torch.cat(cut).sort()
@@ -197,7 +199,7 @@ def _cover_pixels(segments: Segments, chosen: Tensor, layers: Tensor) -> tuple[T
     slope, rate = (y1 - y0) / (x1 - x0), (t1 - t0) / (x1 - x0)
     low, high, along = torch.minimum(x0, x1), torch.maximum(x0, x1), (x1 - x0).sign()
 
-    # Layers along the pixel's upper side change where segments leave it, and just below those that lie on it.
+    # Layers along the pixel's upper side change where segments leave it, and below those that lie on it.
     lies_on = (y0 == 0) & (y1 == 0)
     leaves_at = torch.where(y0 == 0, x0, x1)
     change = torch.where(lies_on, 0, torch.where(y0 == 0, -jump, torch.where(y1 == 0, jump, 0)))
@@ -208,7 +210,9 @@ def _cover_pixels(segments: Segments, chosen: Tensor, layers: Tensor) -> tuple[T
     offset = y0 - slope * x0
     meet = (offset[:, m] - offset[:, k]) / (slope[:, k] - slope[:, m])
     meet = torch.where(
-        (meet > torch.maximum(low[:, k], low[:, m])) & (meet < torch.minimum(high[:, k], high[:, m])), meet, 0
+        (meet > torch.maximum(low[:, k], low[:, m])) & (meet < torch.minimum(high[:, k], high[:, m])),
+        meet,
+        0,
     )
     breaks = torch.cat([x0.new_tensor([[0, 1]]).expand(len(x0), 2), x0, x1, meet], 1).sort(1).values
     left, right = breaks[:, :-1, None], breaks[:, 1:, None]

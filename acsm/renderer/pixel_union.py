@@ -3,6 +3,8 @@
 Contour segments cut a pixel into regions, each with a number of layers over it. The pixel is swept from
 left to right in slabs between the points where segments begin, end or cross. Within a slab the
 segments are ordered from top to bottom, and the number of layers steps from one to the next.
+
+numba keeps compiled code by the file that it compiles: after a change here, save ``contours.py`` too.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import numpy as np
 
 SNAP = 1e-9
 """Pixels from its upper side within which a point counts as lying on it."""
-TILT = 1e-7
+TILT = 1e-9
 """Width in pixels that a vertical segment is given, so that slabs can hold it."""
 
 

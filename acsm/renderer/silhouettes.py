@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from acsm.renderer.coverage import Method
+from acsm.renderer.differentiable import check_tensor
 from acsm.renderer.edges import EdgeTable, edge_table
-from acsm.renderer.fragments import run_jobs, thread_count
-
-Method = Literal["auto", "numba", "torch"]
+from acsm.renderer.fragments import check_size, run_jobs, thread_count
 
 _local = threading.local()
 
 
-def silhouette(vertices_ndc: Tensor, faces: Tensor | np.ndarray, size: int, method: Method = "auto") -> Tensor:
+def silhouette(
+    vertices_ndc: Tensor, faces: Tensor | np.ndarray, size: int, method: Method = "auto"
+) -> Tensor:
     """See :func:`acsm.renderer.silhouette`."""
     table = checked_table(vertices_ndc, faces, size)
     if method not in ("auto", "numba", "torch"):
@@ -39,12 +41,8 @@ def checked_table(vertices_ndc: Tensor, faces: Tensor | np.ndarray, size: int) -
     Raises:
         ValueError: for other shapes, types or indices than :func:`acsm.renderer.silhouette` takes.
     """
-    if vertices_ndc.ndim != 3 or vertices_ndc.shape[2] != 3:
-        raise ValueError(f"expected vertices [B, V, 3]; found {list(vertices_ndc.shape)}")
-    if vertices_ndc.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"expected vertices of float32 or float64; found {vertices_ndc.dtype}")
-    if size < 1:
-        raise ValueError(f"expected a picture of at least 1 pixel; found size {size}")
+    check_tensor(vertices_ndc)
+    check_size(size)
     if isinstance(faces, Tensor):
         faces = faces.detach().cpu().numpy()
     table = edge_table(np.asarray(faces))
@@ -90,9 +88,7 @@ class _Silhouette(torch.autograd.Function):
         def draw(share: tuple[int, int]) -> tuple[Any, ...]:
             # Each share counts its segments from 0, so each has its own starts.
             own = starts.copy()
-            kept = cover_images(
-                points, table.arrays, *share, dust, *_scratch(size, out.dtype), out, own
-            )
+            kept = cover_images(points, table.arrays, *share, dust, *_scratch(size, out.dtype), out, own)
             return (share, own, *kept)
 
         ctx.segments = run_jobs(draw, _shares(len(points)) if len(points) else [])
@@ -101,7 +97,7 @@ class _Silhouette(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        from acsm.renderer.contours import pull_back
+        from acsm.renderer.contour_gradient import pull_back
 
         grad_masks = grads[0].contiguous().numpy()
         out = torch.zeros(ctx.points.shape, dtype=grads[0].dtype)
