@@ -18,8 +18,10 @@ TILT = 1e-9
 """Width in pixels that a vertical segment is given, so that slabs can hold it."""
 
 
-X0, Y0, X1, Y1, T0, T1, SLOPE, RATE, SLOTS = range(9)
-"""What is kept of a segment: its ends in the pixel, its range of the edge's parameter t, dy/dx, dt/dx."""
+X0, Y0, X1, Y1, T0, T1, SLOPE, RATE, LOW, HIGH, DOWN, TOP_AT, TOP_CHANGE, ON_TOP, SLOTS = range(15)
+"""What is kept of a segment: its ends in the pixel and there the edge's parameter t; dy/dx and dt/dx; its
+range of columns; layers below it less those above; where it leaves the upper side, and by how much the
+layers change there to the right; DOWN again if it lies on the upper side, else 0."""
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
@@ -30,7 +32,7 @@ def layers_at_corner(segments, jumps, count, mean_layers):
 
     Args:
         segments: float64 [N, SLOTS], of which X0 to T1 are given. Changed in place: snapped to the upper
-            side, no longer vertical, SLOPE and RATE filled in.
+            side, no longer vertical, the rest filled in.
         jumps: int64 [N], layers on the right of a segment, seen along it, less those on its left.
         count: segments that are used.
         mean_layers: mean over the pixel.
@@ -49,14 +51,20 @@ def layers_at_corner(segments, jumps, count, mean_layers):
         each = 1.0 / (x1 - x0)
         segments[k, SLOPE] = (y1 - y0) * each
         segments[k, RATE] = (segments[k, T1] - segments[k, T0]) * each
+        segments[k, LOW], segments[k, HIGH] = min(x0, x1), max(x0, x1)
+        down = jumps[k] if x1 > x0 else -jumps[k]
+        segments[k, DOWN], segments[k, ON_TOP] = down, 0.0
+        segments[k, TOP_AT], segments[k, TOP_CHANGE] = 0.0, 0.0
         if y0 == 0.0 and y1 == 0.0:
+            segments[k, ON_TOP] = down
             continue
         added += jumps[k] * (x1 - x0) * (1.0 - 0.5 * (y0 + y1))
         if y0 == 0.0:
-            added -= jumps[k] * (1.0 - x0)
+            segments[k, TOP_AT], segments[k, TOP_CHANGE] = x0, -jumps[k]
         elif y1 == 0.0:
-            added += jumps[k] * (1.0 - x1)
-    return int(np.rint(mean_layers - added))
+            segments[k, TOP_AT], segments[k, TOP_CHANGE] = x1, jumps[k]
+        added += segments[k, TOP_CHANGE] * (1.0 - segments[k, TOP_AT])
+    return np.floor(mean_layers - added + 0.5)
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
@@ -67,10 +75,9 @@ def find_breaks(segments, count, breaks):
     for k in range(count):
         breaks[n], breaks[n + 1] = segments[k, X0], segments[k, X1]
         n += 2
-        left, right = min(breaks[n - 2], breaks[n - 1]), max(breaks[n - 2], breaks[n - 1])
         for m in range(k):
-            low = max(left, min(segments[m, X0], segments[m, X1]))
-            high = min(right, max(segments[m, X0], segments[m, X1]))
+            low = max(segments[k, LOW], segments[m, LOW])
+            high = min(segments[k, HIGH], segments[m, HIGH])
             apart = segments[k, SLOPE] - segments[m, SLOPE]
             if low >= high or apart == 0.0:
                 continue
@@ -118,35 +125,31 @@ def cover_pixel(segments, jumps, count, mean_layers, weights, breaks, active, he
         middle = 0.5 * (left + right)
         layers, n = corner, 0
         for k in range(count):
-            x0, x1 = segments[k, X0], segments[k, X1]
-            on0, on1 = segments[k, Y0] == 0.0, segments[k, Y1] == 0.0
-            if on0 and not on1 and x0 < middle:
-                layers -= jumps[k]
-            elif on1 and not on0 and x1 < middle:
-                layers += jumps[k]
-            if not min(x0, x1) <= middle < max(x0, x1):
+            if segments[k, TOP_AT] < middle:
+                layers += segments[k, TOP_CHANGE]
+            if middle < segments[k, LOW] or middle >= segments[k, HIGH]:
                 continue
-            if on0 and on1:  # `layers` counts from below a segment on the upper side; begin above it
-                layers -= jumps[k] if x1 > x0 else -jumps[k]
-            y = segments[k, Y0] + (middle - x0) * segments[k, SLOPE]
+            # Layers at the top count from below what lies on it; begin above.
+            layers -= segments[k, ON_TOP]
+            y = segments[k, Y0] + (middle - segments[k, X0]) * segments[k, SLOPE]
             m = n
             while m > 0 and height[m - 1] > y:
                 height[m], active[m] = height[m - 1], active[m - 1]
                 m -= 1
             height[m], active[m] = y, k
             n += 1
-        covered = layers > 0
+        covered = layers > 0.5
         if covered:
             area += width
         for m in range(n):
             k = active[m]
             x0 = segments[k, X0]
-            along = 1 if segments[k, X1] > x0 else -1
-            layers += jumps[k] * along
-            if (layers > 0) == covered:
+            layers += segments[k, DOWN]
+            if (layers > 0.5) == covered:
                 continue
             covered = not covered
             step = 1.0 if covered else -1.0
+            along = 1.0 if segments[k, X1] > x0 else -1.0
             area += step * width * (1.0 - height[m])
             ta = segments[k, T0] + (left - x0) * segments[k, RATE]
             tb = segments[k, T0] + (right - x0) * segments[k, RATE]
