@@ -94,16 +94,14 @@ def timed(
         x.grad = None
         start = time.perf_counter()
         found = draw(x)
-        middle = time.perf_counter()
+        drawn = time.perf_counter() - start
+        grads = grads or [torch.rand_like(part) for part in found]
+        start = time.perf_counter()
         if backward:
-            if not grads:
-                grads = [torch.rand_like(part) for part in found]
-                middle = start = time.perf_counter()
             torch.autograd.backward(list(found), grads)
-        end = time.perf_counter()
         if repeat or repeats == 1:  # the first one compiles
-            forward.append(middle - start)
-            both.append(end - start)
+            forward.append(drawn)
+            both.append(drawn + time.perf_counter() - start)
     scale = 1000 * BATCH / len(vertices)
 
     def summary(seconds: list[float]) -> dict[str, float]:
