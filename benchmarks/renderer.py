@@ -95,7 +95,7 @@ def timed(
         start = time.perf_counter()
         found = draw(x)
         drawn = time.perf_counter() - start
-        grads = grads or [torch.rand_like(part) for part in found]
+        grads = grads or [torch.rand_like(part) for part in found if backward]
         start = time.perf_counter()
         if backward:
             torch.autograd.backward(list(found), grads)

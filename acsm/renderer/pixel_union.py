@@ -18,6 +18,9 @@ TILT = 1e-9
 """Width in pixels that a vertical segment is given, so that slabs can hold it."""
 
 
+SLIVER = 1e-12
+"""Slabs that are narrower are left out."""
+
 X0, Y0, X1, Y1, T0, T1, SLOPE, RATE, LOW, HIGH, DOWN, TOP_AT, TOP_CHANGE, ON_TOP, SLOTS = range(15)
 """What is kept of a segment: its ends in the pixel and there the edge's parameter t; dy/dx and dt/dx; its
 range of columns; layers below it less those above; where it leaves the upper side, and by how much the
@@ -67,14 +70,28 @@ def layers_at_corner(segments, jumps, count, mean_layers):
     return np.floor(mean_layers - added + 0.5)
 
 
+@numba.njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def _insert(breaks, n, value):
+    """Insert a value into n sorted ones unless it is there; returns how many there are."""
+    m = n
+    while breaks[m - 1] > value:
+        m -= 1
+    if value - breaks[m - 1] < SLIVER:
+        return n
+    for k in range(n, m, -1):
+        breaks[k] = breaks[k - 1]
+    breaks[m] = value
+    return n + 1
+
+
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def find_breaks(segments, count, breaks):
     """Sorted columns where slabs begin: 0, 1, ends and crossings of segments; returns how many."""
     breaks[0], breaks[1] = 0.0, 1.0
     n = 2
     for k in range(count):
-        breaks[n], breaks[n + 1] = segments[k, X0], segments[k, X1]
-        n += 2
+        n = _insert(breaks, n, segments[k, X0])
+        n = _insert(breaks, n, segments[k, X1])
         for m in range(k):
             low = max(segments[k, LOW], segments[m, LOW])
             high = min(segments[k, HIGH], segments[m, HIGH])
@@ -84,14 +101,7 @@ def find_breaks(segments, count, breaks):
             at = segments[m, Y0] - segments[m, SLOPE] * segments[m, X0]
             at = (at - segments[k, Y0] + segments[k, SLOPE] * segments[k, X0]) / apart
             if low < at < high:
-                breaks[n] = at
-                n += 1
-    for k in range(1, n):
-        value, m = breaks[k], k
-        while m > 0 and breaks[m - 1] > value:
-            breaks[m] = breaks[m - 1]
-            m -= 1
-        breaks[m] = value
+                n = _insert(breaks, n, at)
     return n
 
 
@@ -120,8 +130,6 @@ def cover_pixel(segments, jumps, count, mean_layers, weights, breaks, active, he
     for slab in range(num_breaks - 1):
         left, right = breaks[slab], breaks[slab + 1]
         width = right - left
-        if width < 1e-12:
-            continue
         middle = 0.5 * (left + right)
         layers, n = corner, 0
         for k in range(count):
