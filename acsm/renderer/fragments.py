@@ -89,12 +89,23 @@ def thread_count() -> int:
 
 
 def run_jobs(work: Callable[[Any], Any], jobs: Sequence[Any]) -> list[Any]:
-    """``[work(job) for job in jobs]`` in as many threads as there are jobs, the caller's among them."""
-    if len(jobs) < 2 or thread_count() == 1:
+    """``[work(job) for job in jobs]``, in threads that each take the next job, the caller's among them."""
+    threads = min(thread_count(), len(jobs))
+    if threads < 2:
         return [work(job) for job in jobs]
-    others = [_shared_pool().submit(work, job) for job in jobs[1:]]
-    first = work(jobs[0])
-    return [first, *(other.result() for other in others)]
+    results: list[Any] = [None] * len(jobs)
+    pending = iter(enumerate(jobs))
+
+    def take_jobs() -> None:
+        for number, job in pending:
+            results[number] = work(job)
+
+    others = [_shared_pool().submit(take_jobs) for _ in range(threads - 1)]
+    take_jobs()
+    for other in others:
+        if not other.cancel():  # one that has not begun has nothing left to do
+            other.result()
+    return results
 
 
 def rasterize(vertices_ndc: Any, faces: Any, size: int) -> Fragments:
@@ -167,8 +178,4 @@ def draw(vertices: np.ndarray, faces: np.ndarray, out: Fragments) -> None:
     bands = max(1, min(threads, -(-threads // len(vertices)), size // 32))
     edges = [size * k // bands for k in range(bands + 1)]
     jobs = [(b, top, bottom) for b in range(len(vertices)) for top, bottom in zip(edges[:-1], edges[1:])]
-    if threads == 1 or len(jobs) == 1:
-        for job in jobs:
-            work(job)
-    else:
-        list(_shared_pool().map(work, jobs))
+    run_jobs(work, jobs)

@@ -66,9 +66,10 @@ def _scratch(size: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 def _shares(batch: int) -> list[tuple[int, int]]:
-    """The batch, cut into one run of images a thread."""
-    threads = max(1, min(thread_count(), batch))
-    edges = [batch * k // threads for k in range(threads + 1)]
+    """The batch, cut into runs of images: more than threads, since some have longer contours."""
+    threads = thread_count()
+    parts = min(batch, 1 if threads == 1 else 3 * threads)
+    edges = [batch * k // parts for k in range(parts + 1)] if parts else [0]
     return list(zip(edges[:-1], edges[1:]))
 
 
@@ -91,7 +92,7 @@ class _Silhouette(torch.autograd.Function):
             kept = cover_images(points, table.arrays, *share, dust, *_scratch(size, out.dtype), out, own)
             return (share, own, *kept)
 
-        ctx.segments = run_jobs(draw, _shares(len(points)) if len(points) else [])
+        ctx.segments = run_jobs(draw, _shares(len(points)))
         ctx.points, ctx.table = points, table
         return masks
 
