@@ -1,5 +1,7 @@
 """Silhouettes: coverage worked out by hand, against supersampling, gradients, awkward meshes."""
 
+import multiprocessing
+
 import numpy as np
 import pytest
 import torch
@@ -336,6 +338,29 @@ def test_arrays_in_arrays_out_and_threads_do_not_matter(monkeypatch):
         found = silhouette(vertices.numpy(), torch.tensor(faces), 32)
         assert isinstance(found, np.ndarray) and found.dtype == np.float64
         np.testing.assert_array_equal(found, expected)
+
+
+def test_a_forked_worker_can_draw():
+    points, faces = ball(30)
+    vertices = np.stack([0.5 * points] * 4)
+    here = silhouette(vertices, faces, 16).sum()
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.apply(_draw_sum, (vertices, faces)) == here
+
+
+def _draw_sum(vertices, faces):
+    torch.set_num_threads(1)
+    return silhouette(vertices, faces, 16).sum()
+
+
+def test_work_grows_with_the_contour_and_not_with_faces_or_pixels():
+    def segments(points, faces, size):
+        x = torch.tensor(0.7 * points)[None].requires_grad_()
+        return sum(len(share[2]) for share in silhouette(x, faces, size).grad_fn.segments)
+
+    few, many = ball(150), ball(2400)
+    assert segments(*few, 256) < 2.1 * segments(*few, 128)  # 4 times the pixels
+    assert segments(*many, 256) < 1.5 * segments(*few, 256)  # 16 times the faces
 
 
 def test_fitting_a_ball_to_a_silhouette():
