@@ -60,10 +60,14 @@ def sample_texture(texture: Any, uv: Any, faces: Any, fragments: Fragments) -> A
 
     from acsm.renderer import differentiable
 
-    tensors = Fragments(*(torch.as_tensor(part) for part in fragments))
-    texture, uv = torch.as_tensor(texture), torch.as_tensor(uv)
-    sampled = differentiable.sample_texture(texture, uv, faces, tensors)
-    return sampled if is_tensor(fragments.barycentrics) else sampled.numpy()
+    if is_tensor(fragments.barycentrics):
+        return differentiable.sample_texture(
+            torch.as_tensor(texture), torch.as_tensor(uv), faces, fragments
+        )
+    tensors = Fragments(*(torch.tensor(part) for part in fragments))
+    with torch.no_grad():
+        sampled = differentiable.sample_texture(torch.tensor(texture), torch.tensor(uv), faces, tensors)
+    return sampled.numpy()
 
 
 def face_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:

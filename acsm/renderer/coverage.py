@@ -39,8 +39,8 @@ def silhouette(vertices_ndc: Any, faces: Any, size: int, method: Method = "auto"
         return silhouettes.silhouette(vertices_ndc, faces, size, method)
     import torch
 
-    vertices = np.ascontiguousarray(vertices_ndc)
-    if vertices.dtype != np.float32:
-        vertices = vertices.astype(np.float64)
+    vertices = np.asarray(vertices_ndc)
+    precision = np.float32 if vertices.dtype == np.float32 else np.float64
+    vertices = np.array(vertices, precision)  # a copy: torch warns of arrays that are read-only
     with torch.no_grad():
         return silhouettes.silhouette(torch.from_numpy(vertices), faces, size, method).numpy()

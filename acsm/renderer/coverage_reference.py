@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from acsm.renderer.edges import EdgeTable
 
@@ -83,6 +84,7 @@ class _Silhouette(torch.autograd.Function):
         return masks.view(layers.shape).to(vertices.dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         xy, ends, image, pixel, weights = ctx.saved_tensors
         grad = grads[0].double().flatten()[pixel]

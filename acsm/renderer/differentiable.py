@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from acsm.renderer import fragments as arrays
 from acsm.renderer.fragments import Fragments, check_mesh, check_size, empty_fragments, run_jobs
 
 
 def _as_faces(faces: Tensor | np.ndarray, device: torch.device) -> Tensor:
+    if isinstance(faces, np.ndarray):
+        faces = torch.from_numpy(faces.astype(np.int64))  # a copy: torch warns of arrays that are read-only
     return torch.as_tensor(faces, device=device).long()
 
 
@@ -64,27 +67,27 @@ class _Rasterize(torch.autograd.Function):
         precision = np.float32 if vertices.dtype == torch.float32 else np.float64
         out = empty_fragments(len(points), size, precision)
         arrays.draw(points, faces, out)
-        ctx.points, ctx.faces, ctx.dtype = points, faces, vertices.dtype
+        ctx.faces = faces
         found = [torch.from_numpy(part) for part in out]
-        ctx.save_for_backward(*found[:2])
+        ctx.save_for_backward(vertices, *found[:2])
         ctx.mark_non_differentiable(found[0])
         return found[0], found[1], found[2]
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         from acsm.renderer.zbuffer import pull_back_fragments
 
-        ids, barycentrics = (part.numpy() for part in ctx.saved_tensors)
+        vertices, ids, barycentrics = (part.detach().numpy() for part in ctx.saved_tensors)
+        points = np.ascontiguousarray(vertices, np.float64)
         along, deep = (grad.contiguous().numpy() for grad in grads[1:])
-        out = np.zeros(ctx.points.shape)
+        out = np.zeros(points.shape)
 
         def pull(b: int) -> None:
-            pull_back_fragments(
-                ctx.points[b], ctx.faces, ids[b], barycentrics[b], along[b], deep[b], out[b]
-            )
+            pull_back_fragments(points[b], ctx.faces, ids[b], barycentrics[b], along[b], deep[b], out[b])
 
         run_jobs(pull, list(range(len(out))))
-        return torch.from_numpy(out).to(ctx.dtype), None, None
+        return torch.from_numpy(out).to(grads[2].dtype), None, None
 
 
 def interpolate_tensors(attributes: Tensor, faces: Tensor | np.ndarray, fragments: Fragments) -> Tensor:
@@ -144,6 +147,7 @@ class _Blend(torch.autograd.Function):
         return torch.from_numpy(out)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         from acsm.renderer.zbuffer import pull_back_corners
 

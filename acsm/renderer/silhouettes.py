@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from acsm.renderer.coverage import Method
 from acsm.renderer.differentiable import check_tensor
@@ -93,22 +94,23 @@ class _Silhouette(torch.autograd.Function):
             return (share, own, *kept)
 
         ctx.segments = run_jobs(draw, _shares(len(points)))
-        ctx.points, ctx.table = points, table
+        ctx.table = table
+        ctx.save_for_backward(vertices)
         return masks
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         from acsm.renderer.contour_gradient import pull_back
 
+        points = ctx.saved_tensors[0].detach().contiguous().numpy()
         grad_masks = grads[0].contiguous().numpy()
-        out = torch.zeros(ctx.points.shape, dtype=grads[0].dtype)
+        out = torch.zeros(points.shape, dtype=grads[0].dtype)
         into = out.numpy()
 
         def pull(drawn: tuple[Any, ...]) -> None:
             share, starts, edge, pixel, weights = drawn
-            pull_back(
-                ctx.points, ctx.table.vertices, edge, pixel, weights, starts, *share, grad_masks, into
-            )
+            pull_back(points, ctx.table.vertices, edge, pixel, weights, starts, *share, grad_masks, into)
 
         run_jobs(pull, ctx.segments)
         return out, None, None

@@ -340,6 +340,24 @@ def test_arrays_in_arrays_out_and_threads_do_not_matter(monkeypatch):
         np.testing.assert_array_equal(found, expected)
 
 
+@both
+def test_vertices_changed_before_the_backward_pass_are_noticed(method):
+    points, faces = ball(20)
+    x = torch.tensor(0.5 * points)[None].requires_grad_()
+    moved = x * 1
+    mask = silhouette(moved, faces, 16, method)
+    with torch.no_grad():
+        moved += 1
+    if method == "numba":
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            mask.sum().backward()
+    else:  # keeps what it needs
+        mask.sum().backward()
+    frozen = 0.5 * points[None]
+    frozen.flags.writeable = False
+    assert silhouette(frozen, faces, 16).sum() == pytest.approx(mask.sum().item())
+
+
 def test_a_forked_worker_can_draw():
     points, faces = ball(30)
     vertices = np.stack([0.5 * points] * 4)
