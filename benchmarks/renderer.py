@@ -162,9 +162,9 @@ def pytorch3d(vertices: Tensor, faces: np.ndarray, images: int, soft_images: int
         colours = x.new_ones(*found[0].shape, 3)
         return [sigmoid_alpha_blend(colours, Fragments(*found), blend)[..., 3]]
 
-    results = {"PyTorch3D, one face a pixel": timed(hard, vertices[:images], 1)}
+    results = {"PyTorch3D, one face a pixel": timed(hard, vertices[:images], 3)}
     if soft_images:
-        results["PyTorch3D, soft silhouette, 10 faces"] = timed(soft, vertices[:soft_images], 1)
+        results["PyTorch3D, soft silhouette, 10 faces"] = timed(soft, vertices[:soft_images], 2)
     return results
 
 
