@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,7 +14,7 @@ _pool: ThreadPoolExecutor | None = None
 
 
 class Fragments(NamedTuple):
-    """What each pixel's centre sees first.
+    """What each pixel's centre sees first; arrays, or tensors where the vertices were one.
 
     Attributes:
         face_ids: int32 [B, S, S], index into the faces, -1 where there is none.
@@ -20,12 +22,12 @@ class Fragments(NamedTuple):
         depth: float32 [B, S, S], z of the surface, inf where there is none.
     """
 
-    face_ids: np.ndarray
-    barycentrics: np.ndarray
-    depth: np.ndarray
+    face_ids: Any
+    barycentrics: Any
+    depth: Any
 
     @property
-    def mask(self) -> np.ndarray:
+    def mask(self) -> Any:
         """bool [B, S, S]: the pixel sees a face."""
         return self.face_ids >= 0
 
@@ -50,12 +52,12 @@ def check_mesh(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.
     return vertices, faces
 
 
-def empty_fragments(batch: int, size: int) -> Fragments:
+def empty_fragments(batch: int, size: int, dtype: type[np.floating] = np.float32) -> Fragments:
     """Fragments of ``batch`` pictures in which nothing is seen."""
     return Fragments(
         np.full((batch, size, size), -1, np.int32),
-        np.zeros((batch, size, size, 3), np.float32),
-        np.full((batch, size, size), np.inf, np.float32),
+        np.zeros((batch, size, size, 3), dtype),
+        np.full((batch, size, size), np.inf, dtype),
     )
 
 
@@ -86,7 +88,27 @@ def thread_count() -> int:
     return os.cpu_count() or 1
 
 
-def rasterize(vertices_ndc: np.ndarray, faces: np.ndarray, size: int) -> Fragments:
+def run_jobs(work: Callable[[Any], Any], jobs: Sequence[Any]) -> list[Any]:
+    """``[work(job) for job in jobs]``, in threads that each take the next job, the caller's among them."""
+    threads = min(thread_count(), len(jobs))
+    if threads < 2:
+        return [work(job) for job in jobs]
+    results: list[Any] = [None] * len(jobs)
+    pending = iter(enumerate(jobs))
+
+    def take_jobs() -> None:
+        for number, job in pending:
+            results[number] = work(job)
+
+    others = [_shared_pool().submit(take_jobs) for _ in range(threads - 1)]
+    take_jobs()
+    for other in others:
+        if not other.cancel():  # one that has not begun has nothing left to do
+            other.result()
+    return results
+
+
+def rasterize(vertices_ndc: Any, faces: Any, size: int) -> Fragments:
     """Find the nearest face at every pixel's centre, with depth and barycentrics.
 
     Both sides of a face are drawn. A pixel's centre on an edge belongs to the face; of equal
@@ -94,37 +116,66 @@ def rasterize(vertices_ndc: np.ndarray, faces: np.ndarray, size: int) -> Fragmen
     not finite, are not drawn. There is no clipping in z.
 
     Args:
-        vertices_ndc: [B, V, 3] float, corners in NDC (x right, y down, smaller z nearer).
+        vertices_ndc: [B, V, 3] float, corners in NDC (x right, y down, smaller z nearer): an array, or a
+            tensor of float32 or float64.
         faces: [F, 3] int, shared by the batch.
         size: S, pixels on a side.
 
     Returns:
-        Fragments of B pictures.
+        Fragments of B pictures. For a tensor they are tensors of its precision, and barycentrics and
+        depth carry gradients to the vertices, each pixel as long as it sees the same face: what a
+        contour covers or uncovers is the business of :func:`acsm.renderer.silhouette`.
 
     Raises:
         ValueError: for shapes other than these.
     """
-    from acsm.renderer.zbuffer import draw_band
+    if is_tensor(vertices_ndc):
+        from acsm.renderer.differentiable import rasterize_tensors
 
+        return rasterize_tensors(vertices_ndc, faces, size)
     vertices, faces = check_mesh(vertices_ndc, faces)
+    check_size(size)
+    out = empty_fragments(len(vertices), size)
+    draw(vertices, faces, out)
+    return out
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether ``value`` is a PyTorch tensor; asking does not import torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def check_size(size: int) -> None:
+    """Raise ValueError for pictures without pixels."""
     if size < 1:
         raise ValueError(f"expected a picture of at least 1 pixel; found size {size}")
-    out = empty_fragments(len(vertices), size)
+
+
+def draw(vertices: np.ndarray, faces: np.ndarray, out: Fragments) -> None:
+    """Fill empty fragments, of single or double precision, in threads.
+
+    Args:
+        vertices: float64 [B, V, 3], contiguous.
+        faces: int64 [F, 3], contiguous.
+        out: as :func:`empty_fragments` made it.
+    """
+    from acsm.renderer.zbuffer import draw_band, weigh_band
+
     if not len(vertices) or not len(faces):
-        return out
+        return
+    size = out.face_ids.shape[1]
+    # Who is in front is decided in single precision, whatever the precision of what is returned.
+    nearest = out.depth if out.depth.dtype == np.float32 else out.depth.astype(np.float32)
+
+    def work(job: tuple[int, int, int]) -> None:
+        b, top, bottom = job
+        draw_band(vertices[b], faces, top, bottom, out.face_ids[b], nearest[b])
+        weigh_band(vertices[b], faces, top, bottom, out.face_ids[b], out.barycentrics[b], out.depth[b])
 
     threads = thread_count()
     # One picture is cut into bands of rows so that it, too, keeps all threads busy.
     bands = max(1, min(threads, -(-threads // len(vertices)), size // 32))
     edges = [size * k // bands for k in range(bands + 1)]
-    jobs = [
-        (vertices[b], faces, top, bottom, out.face_ids[b], out.barycentrics[b], out.depth[b])
-        for b in range(len(vertices))
-        for top, bottom in zip(edges[:-1], edges[1:])
-    ]
-    if threads == 1 or len(jobs) == 1:
-        for job in jobs:
-            draw_band(*job)
-    else:
-        list(_shared_pool().map(lambda job: draw_band(*job), jobs))
-    return out
+    jobs = [(b, top, bottom) for b in range(len(vertices)) for top, bottom in zip(edges[:-1], edges[1:])]
+    run_jobs(work, jobs)
