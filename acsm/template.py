@@ -7,6 +7,7 @@ and the largest distance between two vertices is 2 (:meth:`ArticulatedTemplate.s
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import zipfile
 from dataclasses import dataclass, fields, replace
@@ -17,6 +18,8 @@ import numpy as np
 from wildshape.category import CategorySpec
 from wildshape.errors import UserError
 from wildshape.files import atomic_write
+
+MANY_POINTS = 3000
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +147,16 @@ class ArticulatedTemplate:
         backward = np.unique(edges[:, ::-1], axis=0)
         return bool(len(edges)) and bool((counts == 1).all()) and np.array_equal(forward, backward)
 
+    def border_edges(self) -> int:
+        """Edges that do not join two faces which run through them in opposite directions."""
+        edges = self._directed_edges()
+        _, number = np.unique(np.sort(edges, axis=1), axis=0, return_inverse=True)
+        low = edges[:, 0] < edges[:, 1]
+        count = int(number.max(initial=-1)) + 1
+        forward = np.bincount(number.ravel()[low], minlength=count)
+        backward = np.bincount(number.ravel()[~low], minlength=count)
+        return int(((forward != 1) | (backward != 1)).sum())
+
     def is_manifold(self) -> bool:
         """Whether edges have at most two faces and vertices one fan of faces that run one way."""
         _, counts = np.unique(np.sort(self._directed_edges(), axis=1), axis=0, return_counts=True)
@@ -169,6 +182,10 @@ class ArticulatedTemplate:
         """Largest distance from a vertex's mirror image in x = 0 to the nearest vertex."""
         return float(self._nearest_to_mirrored()[0].max(initial=0.0))
 
+    def mirror_distances(self) -> np.ndarray:
+        """float64 [V]: from each vertex's mirror image in x = 0 to the nearest vertex."""
+        return self._nearest_to_mirrored()[0]
+
     def _nearest_to_mirrored(self) -> tuple[np.ndarray, np.ndarray]:
         from scipy.spatial import cKDTree
 
@@ -176,9 +193,7 @@ class ArticulatedTemplate:
 
     def diameter(self) -> float:
         """Largest distance between two vertices."""
-        from scipy.spatial.distance import pdist
-
-        return float(pdist(self.vertices).max()) if self.num_vertices > 1 else 0.0
+        return largest_distance(self.vertices)
 
     def scaled(self) -> ArticulatedTemplate:
         """The template about its vertex mean, with the largest distance between vertices 2.
@@ -231,6 +246,17 @@ class ArticulatedTemplate:
         arrays = {name: np.asarray(value) for name, value in arrays.items() if value is not None}
         with atomic_write(Path(path)) as handle:
             np.savez_compressed(handle, **arrays)
+
+
+def largest_distance(points: np.ndarray) -> float:
+    """Largest distance between two of the points [N, 3]; 0 for fewer than two."""
+    from scipy.spatial import ConvexHull, QhullError
+    from scipy.spatial.distance import pdist
+
+    if len(points) > MANY_POINTS:  # all pairs of many points do not fit in memory
+        with contextlib.suppress(QhullError):  # of flat points
+            points = points[ConvexHull(points).vertices]
+    return float(pdist(points).max(initial=0.0))
 
 
 def _as_flags(active: object, names: tuple[str, ...]) -> np.ndarray | None:
@@ -287,24 +313,17 @@ def template_for(spec: CategorySpec) -> ArticulatedTemplate:
     """The template of a category, in the template frame, its active parts as the category says.
 
     ``spec.template`` is ``{procedural: {...}}``, the proportions of
-    :class:`acsm.proportions.Proportions`, or ``{file: path.npz}``, taken as it is.
+    :class:`acsm.proportions.Proportions`, or ``{file: path}`` with the settings of
+    :class:`acsm.template_settings.TemplateSettings`; an ``.npz`` is taken as it is.
 
     Raises:
         UserError: if the node, the file, the keypoints or the active parts do not fit.
     """
     node = spec.template
     if "file" in node:
-        template = load_template(node["file"])
-        if template.num_keypoints != spec.skeleton.num_keypoints:
-            raise UserError(
-                f"{node['file']}: expected {spec.skeleton.num_keypoints} keypoint vertices, as "
-                f"{spec.skeleton.name} has keypoints; found {template.num_keypoints}"
-            )
-        if tuple(template.keypoint_flip) != spec.skeleton.flip:
-            raise UserError(
-                f"{node['file']}: expected keypoint_flip {list(spec.skeleton.flip)}, as "
-                f"{spec.skeleton.name} has it; found {template.keypoint_flip.tolist()}"
-            )
+        from acsm.template_file import read_template
+
+        template = read_template(node["file"], spec.skeleton, node).template
     elif "procedural" in node:
         from acsm.procedural import build_quadruped
 

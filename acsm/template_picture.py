@@ -72,15 +72,38 @@ def _with_keypoints(picture: np.ndarray, ndc: np.ndarray, template: ArticulatedT
     size = image.width
     depth = rasterize(ndc[None], template.faces, size).depth[0]
     points = ndc[template.keypoint_vertices]
-    for number, (x, y, z) in enumerate(points):
-        px, py = ((np.array([x, y]) + 1) * size - 1) / 2
-        row, column = np.clip([round(py), round(px)], 0, size - 1)
-        seen = not z > depth[row, column] + 0.07
+    places = ((points[:, :2] + 1) * size - 1) / 2
+    column, row = np.clip(np.round(places).astype(int), 0, size - 1).T
+    visible = ~(points[:, 2] > depth[row, column] + 0.07)
+    for number in np.argsort(visible, kind="stable"):  # what is seen goes over what is behind
+        (px, py), seen = places[number], visible[number]
         fill = (200, 30, 30) if seen else (150, 150, 150)
         draw.ellipse([px - 3, py - 3, px + 3, py + 3], fill=fill, outline=(255, 255, 255))
         if seen:
             draw.text((px + 3, py - 13), str(number), fill=(20, 20, 20), font=_font(12))
     return image
+
+
+def draw_view(
+    template: ArticulatedTemplate,
+    vertices: np.ndarray,
+    view: tuple[float, float],
+    cell: int,
+    *,
+    marked: bool,
+) -> Image.Image:
+    """One drawing by parts.
+
+    Args:
+        template: whose mesh and parts are drawn.
+        vertices: [V, 3], at rest or articulated.
+        view: degrees, yaw and pitch of :func:`look_at`.
+        cell: pixels on a side.
+        marked: whether to mark the keypoints with their numbers.
+    """
+    ndc = fitted(look_at(vertices, *view))
+    picture, _ = render_shaded(ndc, template.faces, cell, part_colours(template))
+    return _with_keypoints(picture, ndc, template) if marked else Image.fromarray(picture)
 
 
 def _row(name: str, template: ArticulatedTemplate, cell: int) -> list[Image.Image]:

@@ -19,6 +19,7 @@ from acsm.model import ACSM, ACSMArchitecture
 from acsm.predict import pack_template, template_hash
 from acsm.task import FrozenShapeTask, ShapeTask
 from acsm.template import ArticulatedTemplate, template_for
+from acsm.template_file import faults
 from wildshape import training_data
 from wildshape.cli import say, script_main
 from wildshape.device import bfloat16_pays, pick_device
@@ -168,6 +169,9 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """
     spec, arm = workspace.category, config.arm_name
     template = template_for(spec)
+    if "file" in spec.template:
+        for fault in faults(template, spec.skeleton):
+            say(f"template of {spec.name}: {fault}")
     label_records, web_records, inputs = training_data.training_records(config, workspace)
     val_records, _ = training_data.labelled(workspace, "val", spec.skeleton)
     labels = _samples(label_records, config, template, "training labels")

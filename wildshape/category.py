@@ -29,7 +29,8 @@ class CategorySpec:
         coco_label: The COCO class that detectors report it as, or None.
         synonyms: Words that find it in metadata.
         exclude: Words or phrases that rule a match out ("sea horse").
-        template: Where its template mesh comes from: `{procedural: {...}}` or `{file: path}`.
+        template: Where its template mesh comes from: `{procedural: {...}}` or `{file: path}`
+            with settings of that file.
         active_parts: Names of the template's parts that may turn; None means all.
         diorama: Overrides for the synthetic world.
         path: The YAML file.
@@ -88,8 +89,8 @@ def _read(path: Path) -> CategorySpec:
     template = node.get("template")
     if not isinstance(template, dict) or not set(template) & {"procedural", "file"}:
         raise UserError(f"{path}: expected template: with procedural: or file:; found {template}")
-    if "file" in template:
-        template = {**template, "file": str(path.parent / str(template["file"]))}
+    for key in set(template) & {"file", "settings"}:
+        template = {**template, key: str(path.parent / str(template[key]))}
     skeleton_name = str(node.get("skeleton", "quadruped16"))
     if skeleton_name.endswith((".yaml", ".yml")):
         skeleton_name = str(path.parent / skeleton_name)

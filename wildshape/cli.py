@@ -21,6 +21,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "status": ("wildshape.status", "what is done, what is stale, what comes next"),
     "predict": ("wildshape.predict", "keypoints, camera and 3D shape of your photos"),
     "report": ("wildshape.report.command", "write runs/<name>/report.html"),
+    "template": ("acsm.template_check", "template check FILE: look at a template before training"),
     "import": (
         "wildshape.formats.import_command",
         "bring in labels: coco, animal_pose, ap10k, deeplabcut, sleap, ...",
