@@ -47,6 +47,14 @@ class _ArraysOnly(pickle.Unpickler):
             return getattr(multiarray, name)
         if module == "numpy" and name in _ARRAYS["numpy"]:
             return getattr(np, name)
+        if module in ("numpy.core.numeric", "numpy._core.numeric") and name == "_frombuffer":
+
+            def from_buffer(
+                buffer: bytes, dtype: np.dtype, shape: tuple[int, ...], order: Any
+            ) -> np.ndarray:
+                return np.frombuffer(buffer, dtype).reshape(shape, order=order)
+
+            return from_buffer
         if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes for Python 2
             import codecs
 

@@ -15,6 +15,7 @@ from wildshape.skeleton import Skeleton, load_skeleton
 UP, DOWN, AHEAD = np.array([0, 0, 1.0]), np.array([0, 0, -1.0]), np.array([0, -1.0, 0])
 _CONE = 0.8
 _MIDLINE = 0.02
+_SAME_PLACE = 0.05
 _SIDES = {"l": "left", "left": "left", "r": "right", "right": "right"}
 _FRONT, _BACK = r"(?:front|fore|f)", r"(?:back|hind|rear|b)"
 
@@ -84,7 +85,8 @@ class KeypointFinder:
         """A vertex for each keypoint.
 
         Keypoints are taken from `given`; then from the other side of those given; then from the names of
-        bones; then from the other side of these.
+        bones; then from the other side of these, which goes before a bone of that side where the mesh is
+        symmetric.
 
         Returns:
             int64 [K], and a note for each way that was taken.
@@ -104,6 +106,9 @@ class KeypointFinder:
         notes = self._from_other_side(found, skeleton)
         by_bone = []
         for index in np.flatnonzero(found < 0):
+            other = skeleton.flip[index]
+            if other < index and found[other] >= 0 and self._has_mirror_image(found[other]):
+                continue  # two bones seldom choose vertices that are each other's mirror image
             vertex, bone = self._from_bones(skeleton, int(index))
             if vertex is not None:
                 found[index] = vertex
@@ -120,6 +125,10 @@ class KeypointFinder:
                 f"groups: {', '.join(self.mesh.groups) or 'none'})"
             )
         return found, tuple(notes)
+
+    def _has_mirror_image(self, vertex: int) -> bool:
+        gap = self.vertices[self.mirrored[vertex]] * [-1, 1, 1] - self.vertices[vertex]
+        return float(np.linalg.norm(gap)) <= _SAME_PLACE
 
     def _from_other_side(self, found: np.ndarray, skeleton: Skeleton) -> list[str]:
         names = []

@@ -48,7 +48,7 @@ def read_obj(path: Path) -> FileMesh:
                 if len(corners) < 3 or min(corners) < 0:
                     raise ValueError("a face of fewer than three vertices, or of one before the first")
                 faces += [(corners[0], *pair) for pair in zip(corners[1:], corners[2:])]
-                for name in {name for names in current.values() for name in names}:
+                for name in sorted({name for names in current.values() for name in names}):
                     members.setdefault(name, []).extend(corners)
         except ValueError as error:
             raise UserError(f"{path}: expected Wavefront OBJ; found {error} in line {number}") from None

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import acsm_toy
 import acsm_world
@@ -13,6 +14,7 @@ from wildshape import training_data
 from wildshape.crops import read_image
 from wildshape.errors import UserError
 from wildshape.geometry import camera_to_crop
+from wildshape.skeleton import load_skeleton
 from wildshape.tables import read_table
 
 
@@ -232,6 +234,10 @@ def test_other_categories_templates_and_missing_things_are_refused(shared, tmp_p
     best = workspace.checkpoint_dir("acsm/labels") / "best.pt"
     with pytest.raises(UserError, match="expected a 3D model of cow .* found one of stick"):
         ShapePredictor.from_checkpoint(best, workspace.sibling("cow").category)
+    twenty = replace(workspace.category, skeleton=load_skeleton("quadruped20"))
+    message = "keypoints of quadruped20 in .*best.pt; found those of quadruped16; run: .* --overwrite"
+    with pytest.raises(UserError, match=message):
+        ShapePredictor.from_checkpoint(best, twenty)
     other = acsm_world.build(tmp_path)
     acsm_toy.template(np.array([True] * 7 + [False])).save(tmp_path / "categories" / "stick.npz")
     with pytest.raises(UserError, match="present template of stick .* --overwrite"):
@@ -249,6 +255,16 @@ def test_other_categories_templates_and_missing_things_are_refused(shared, tmp_p
     for bad in ({"image_size": 32}, {"num_cameras": 0}, {"label_share": 2.0}, {"dataset": "x"}):
         with pytest.raises(UserError, match="--" + next(iter(bad))):
             config(**bad)
+
+
+def test_training_says_what_is_wrong_with_a_template_file(shared, capsys):
+    workspace, _ = shared
+    with pytest.raises(UserError, match="at least a batch of 64"):
+        train.run(config(batch_size=64, arm="large"), workspace)
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("template of stick: ")]
+    assert said == [
+        "template of stick: open: expected every edge between two faces; found 13 edges that are not"
+    ]
 
 
 def test_a_loss_that_is_no_number_stops_and_names_the_items(tmp_path, monkeypatch):
