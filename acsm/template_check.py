@@ -43,8 +43,10 @@ class Config:
     """Keypoints to look for, where no category says: a shipped skeleton or a YAML file."""
     settings: Path | None = None
     """YAML with settings of the file; by default STEM.template.yaml beside it."""
+    name: str | None = None
+    """Title of the picture and, without --out, of its files; by default that of the file or category."""
     out: Path | None = None
-    """The picture (PNG); numbers go to a JSON file beside it. By default STEM.check.png beside the file."""
+    """The picture (PNG); numbers go to a JSON file beside it. By default NAME.check.png beside the file."""
     seed: int = 0
     """Chooses the turns of the drawn articulation."""
     cell: int = 320
@@ -163,7 +165,7 @@ def run(config: Config) -> dict[str, Any]:
         UserError: it cannot be read, or training would suffer from it: one line with all faults.
     """
     loaded, skeleton, name = load(config)
-    template = loaded.template
+    template, name = loaded.template, config.name or name
     out = config.out
     if out is None:
         out = config.file.with_name(f"{name}.check.png") if config.file else Path(f"{name}.check.png")
@@ -190,9 +192,10 @@ def _say(figures: dict[str, Any], template: ArticulatedTemplate, out: Path) -> N
         f"{figures['symmetry_error']:.4f} (mean {figures['symmetry_error_mean']:.4f})")  # fmt: skip
     if figures["vertices"] > MANY_VERTICES:
         say("many vertices, which makes training slow: 1,000 to 2,500 do (vertices: 2000 in the settings)")
-    pairs = int((template.part_mirror != np.arange(template.num_parts)).sum()) // 2
-    say(f"{template.num_parts} parts, {pairs} pairs, {int(template.active.sum())} turn: "
-        + ", ".join(part["name"] for part in figures["parts"]))  # fmt: skip
+    pairs = int((template.part_mirror != np.arange(template.num_parts)).sum())
+    names = ", ".join(template.part_names)
+    turn = int(template.active.sum())
+    say(f"{template.num_parts} parts ({pairs} in pairs, {turn} turn): {names}")
     say(f"{template.num_keypoints} keypoints of {figures['skeleton']}")
     say(f"{out}, {out.with_suffix('.json')}")
 
@@ -200,20 +203,13 @@ def _say(figures: dict[str, Any], template: ArticulatedTemplate, out: Path) -> N
 def main(argv: Sequence[str] | None = None) -> int:
     """`wildshape template check ...`; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:1] != ["check"]:
-        known = not arguments or arguments[0] in ("-h", "--help")
-        usage = (
-            "usage: wildshape template check FILE [--category C | --skeleton S] (check --help: all flags)"
-        )
-        print(usage, file=sys.stdout if known else sys.stderr)
-        return 0 if known and arguments else 2
 
     def action() -> None:
-        run(
-            tyro.cli(
-                Config, args=arguments[1:], prog="wildshape template check", description=Config.__doc__
-            )
-        )
+        if not arguments or not (arguments[0] == "check" or arguments[0].startswith("-")):
+            found = arguments[0] if arguments else "nothing"
+            raise UserError(f"expected check; found {found}; run: wildshape template check FILE")
+        flags = arguments[arguments[0] == "check" :]
+        run(tyro.cli(Config, args=flags, prog="wildshape template check", description=Config.__doc__))
 
     return guarded(action, debug="--debug" in arguments)
 

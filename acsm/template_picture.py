@@ -109,7 +109,7 @@ def draw_view(
 def _row(name: str, template: ArticulatedTemplate, cell: int) -> list[Image.Image]:
     coat = np.tile(COATS.get(name, (0.72, 0.66, 0.58)), (template.num_vertices, 1))
     parts = part_colours(template)
-    walking = template.articulated(WALK)
+    walking = template.articulated({p: turn for p, turn in WALK.items() if p in template.part_names})
 
     def draw(vertices: np.ndarray, yaw: float, pitch: float, colours: np.ndarray) -> Image.Image:
         ndc = fitted(look_at(vertices, yaw, pitch))

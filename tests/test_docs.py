@@ -52,6 +52,18 @@ def test_a_category_is_added_by_one_yaml_and_a_template(tmp_path, monkeypatch):
         template_for(load_category("zebra", root))
 
 
+def test_the_settings_of_a_template_that_are_shown_are_understood():
+    import yaml
+
+    from acsm.template_settings import settings_from
+
+    (shown,) = re.findall(
+        r"^```\n(up:.*?)```", (DOCS / "new_category.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    settings = settings_from(yaml.safe_load(shown), "docs")
+    assert settings.front == "+z" and settings.keypoints["Tail"] == 1204 and settings.vertices == 2000
+
+
 def test_a_new_category_goes_through_a_command(tmp_path, capsys):
     """Status of a category that no code knows."""
     from wildshape import status

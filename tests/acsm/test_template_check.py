@@ -39,7 +39,7 @@ def test_a_sound_template_is_described_and_drawn(folder, capsys):
     assert check(folder, path, "--cell", "80") == 0
     said = capsys.readouterr().out
     assert "20 vertices, 36 faces, closed, symmetric within 0.00" in said
-    assert "5 parts, 1 pairs, 2 turn: Hips, Head, Wing.L, Wing.R, IKTail" in said
+    assert "5 parts (2 in pairs, 2 turn): Hips, Head, Wing.L, Wing.R, IKTail" in said
     assert "2 keypoints of tube" in said and "108 vertices welded to 20" in said
     figures = read_json(folder / "tube.check.json")
     assert figures["closed"] and figures["border_edges"] == 0 and figures["faults"] == []
@@ -88,7 +88,7 @@ def test_a_missing_keypoint_gives_one_line(folder, capsys):
 def test_the_template_of_a_category(folder, capsys):
     out = folder / "horse.png"
     assert check(folder, "--category", "horse", "--out", out, "--cell", "60") == 0
-    assert "12 parts, 4 pairs, 10 turn" in capsys.readouterr().out
+    assert "12 parts (8 in pairs, 10 turn): body, neck" in capsys.readouterr().out
     assert check(folder, "--category", "horse", "--out", out) == 2
     assert "expected no file at" in capsys.readouterr().err
     assert check(folder, "--category", "horse", "--out", out, "--cell", "30", "--overwrite") == 0
@@ -108,13 +108,15 @@ def test_a_template_of_another_skeleton_is_refused(folder, capsys):
     template_for(load_category("horse")).save(folder / "horse.npz")
     assert check(folder, folder / "horse.npz") == 2
     assert "expected 2 keypoint vertices, as tube has keypoints; found 16" in capsys.readouterr().err
-    assert main(["template", "check", str(folder / "horse.npz"), "--cell", "30"]) == 0
+    assert main(["template", "check", str(folder / "horse.npz"), "--name", "mine", "--cell", "30"]) == 0
+    assert (folder / "mine.check.json").is_file()
 
 
 def test_how_it_is_called(folder, capsys):
-    assert main(["template"]) == 2
-    assert main(["template", "--help"]) == 0
-    assert "wildshape template check FILE" in capsys.readouterr().out
+    for wrong, found in (([], "nothing"), (["look", "x.glb"], "look")):
+        assert main(["template", *wrong]) == 2
+        said = f"expected check; found {found}; run: wildshape template check FILE"
+        assert said in capsys.readouterr().err
     assert main(["template", "check"]) == 2
     assert "expected a file or --category" in capsys.readouterr().err
     assert main(["template", "check", "x.glb", "--category", "cow", "--skeleton", "quadruped16"]) == 2
