@@ -6,14 +6,12 @@
     mirror_transforms.txt          pairs of parts, a line each; others are their own mirror
     part_files/<category>.txt      name, active, axis: parts that may turn; without it, all
 
-The last two may lie in the folder or up to three above it. `parts.pkl` is read without running what it
-holds: only NumPy arrays and plain values are built.
+The last two may lie in the folder or up to three above it. `parts.pkl` is read without executing what it
+holds (:mod:`acsm.pickled_arrays`).
 """
 
 from __future__ import annotations
 
-import io
-import pickle
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from acsm.pickled_arrays import read_arrays_only
 from acsm.template import ArticulatedTemplate
 from acsm.template_rig import LoadedTemplate
 from acsm.template_settings import TemplateSettings
@@ -29,65 +28,6 @@ from wildshape.skeleton import Skeleton
 
 MEAN_SHAPE = "mean_shape.mat"
 _LEVELS_UP = 3
-_ARRAYS = {"multiarray": ("_reconstruct", "scalar"), "numpy": ("ndarray", "dtype")}
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Builds arrays and plain values; every other name in the pickle ends the reading."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """What NumPy's own pickles need.
-
-        Raises:
-            UnpicklingError: for any other name.
-        """
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name in _ARRAYS["multiarray"]:
-            from numpy._core import multiarray
-
-            return getattr(multiarray, name)
-        if module == "numpy" and name in _ARRAYS["numpy"]:
-            return getattr(np, name)
-        if module in ("numpy.core.numeric", "numpy._core.numeric") and name == "_frombuffer":
-
-            def from_buffer(
-                buffer: bytes, dtype: np.dtype, shape: tuple[int, ...], order: Any
-            ) -> np.ndarray:
-                return np.frombuffer(buffer, dtype).reshape(shape, order=order)
-
-            return from_buffer
-        if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes for Python 2
-            import codecs
-
-            return codecs.encode
-        raise pickle.UnpicklingError(f"{module}.{name}, which is neither an array nor a plain value")
-
-    def persistent_load(self, pid: Any) -> Any:
-        """References to elsewhere are refused.
-
-        Raises:
-            UnpicklingError: always.
-        """
-        raise pickle.UnpicklingError("a reference to elsewhere")
-
-
-def read_arrays_only(path: Path) -> Any:
-    """Unpickle a file of arrays, dictionaries, lists, text and numbers, executing nothing.
-
-    Raises:
-        UserError: the file is missing, no pickle, or names anything else.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"expected {path.name} of a released template at {path}; found {error}") from None
-    try:
-        return _ArraysOnly(io.BytesIO(data), encoding="latin1").load()
-    except (
-        pickle.UnpicklingError, ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError,
-        ImportError, LookupError, MemoryError, OverflowError, RecursionError,
-    ) as error:  # fmt: skip
-        found = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise UserError(f"{path}: expected a pickle of arrays and plain values; found {found}") from None
 
 
 def read_cachedir(path: Path, settings: TemplateSettings, skeleton: Skeleton) -> LoadedTemplate:

@@ -284,6 +284,8 @@ class _Collected:
     def _append(
         self, points: np.ndarray, faces: np.ndarray, weights: np.ndarray, names: tuple[str, ...]
     ) -> None:
+        if not (np.isfinite(points).all() and np.isfinite(weights).all()):
+            raise ValueError("positions or weights that are no numbers")
         self.vertices.append(points)
         self.faces.append(faces + self.count)
         self.weights.append(weights)
@@ -296,12 +298,14 @@ class _Collected:
         for number in range(4):
             if f"JOINTS_{number}" in attributes:
                 index = self.document.array(attributes[f"JOINTS_{number}"])
-                share = self.document.array(attributes[f"WEIGHTS_{number}"])
+                share = self.document.array(attributes[f"WEIGHTS_{number}"]).astype(float)
+                if not np.isfinite(share).all() or (share < 0).any():
+                    raise ValueError("weights that are no shares")
                 if (index[share > 0] >= bones).any():
                     raise ValueError(f"a vertex on bone {index.max()} of {bones}")
                 np.add.at(weights, (rows, np.where(share > 0, index, 0)), share)
         total = weights.sum(axis=1, keepdims=True)
-        unmoved = (total[:, 0] <= 0) | ~np.isfinite(total[:, 0])
+        unmoved = total[:, 0] <= 0
         if unmoved.any():
             weights[unmoved] = np.eye(bones)[0]
             self.notes.append(f"{int(unmoved.sum())} vertices that no bone moves put on the first bone")
@@ -321,7 +325,10 @@ class _Collected:
             points = document.array(attributes["POSITION"]).astype(float)
             index = np.arange(len(points))
             if "indices" in primitive:
-                index = document.array(primitive["indices"])[:, 0].astype(np.int64)
+                index = document.array(primitive["indices"])[:, 0]
+                if index.dtype.kind != "u":
+                    raise ValueError("indices that are no whole numbers")
+                index = index.astype(np.int64)
             if len(index) < 3 or index.max() >= len(points) or not np.isfinite(points).all():
                 raise ValueError("triangles that do not fit their vertices")
             names = [str(mesh.get("name", ""))]

@@ -36,6 +36,8 @@ def assemble(mesh: FileMesh, settings: TemplateSettings, skeleton: Skeleton, ori
     Raises:
         UserError: bones or keypoints that the settings name are not there, or keypoints are missing.
     """
+    if not len(mesh.faces) or not np.isfinite(mesh.vertices).all():
+        raise UserError(f"{origin}: expected a surface; found faces or vertices that are none")
     tree = _attached(mesh)
     vertices, to_template = _placed(mesh, settings)
     mirrored = _nearest(vertices * [-1, 1, 1], vertices)

@@ -9,8 +9,8 @@ import rig_files as rig
 from scipy.io import savemat
 from scipy.spatial.transform import Rotation
 
+from acsm.pickled_arrays import read_arrays_only
 from acsm.template import template_for
-from acsm.template_cachedir import read_arrays_only
 from acsm.template_file import faults, read_template
 from acsm.template_gltf import read_gltf
 from acsm.template_keypoints import name_and_side
@@ -398,21 +398,59 @@ def test_a_pickle_that_calls_something_does_nothing(tmp_path, skeleton, protocol
 
 @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
 def test_arrays_and_plain_values_are_read(tmp_path, protocol):
+    fortran = np.asfortranarray(np.arange(6).reshape(2, 3).astype(">i4"))
     value = {
+        "f": fortran,
+        "o": np.array([{"x": 1}, None], object),
         "a": np.arange(6.0).reshape(2, 3),
         "b": [1, "two", np.float32(3), np.int64(4), None, True, b"5"],
     }
     (tmp_path / "x.pkl").write_bytes(pickle.dumps(value, protocol=protocol))
     found = read_arrays_only(tmp_path / "x.pkl")
     np.testing.assert_array_equal(found["a"], value["a"])
-    assert found["b"] == value["b"]
+    np.testing.assert_array_equal(found["f"], fortran)
+    assert found["o"] == [{"x": 1}, None] and found["b"] == value["b"]
+
+
+@pytest.mark.parametrize(
+    "value, message",
+    [
+        (np.dtype("f8"), "a name|dtype"),
+        (np.array(["a"]), "an array of U1"),
+        (np.zeros(2, [("x", "f4")]), "an array of V4"),
+        (np.empty((2, 2), object), r"4 objects in an array of shape \[2, 2\]"),
+        (np.ndarray, ""),
+    ],
+)
+def test_other_arrays_are_refused_or_inert(tmp_path, value, message):
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(value, protocol=2))
+    if message and "|" not in message:
+        with pytest.raises(UserError, match=message):
+            read_arrays_only(tmp_path / "x.pkl")
+    else:
+        assert read_arrays_only(tmp_path / "x.pkl") in (np.dtype("f8"), "numpy.ndarray")
+
+
+def test_a_released_pickle_with_any_byte_changed_is_read_or_refused(tmp_path):
+    """NumPy's own unpickling upsets its types on some of these."""
+    data = (rig.write_cachedir(tmp_path) / "parts.pkl").read_bytes()
+    head, rng, path, refused = 400, np.random.default_rng(3), tmp_path / "changed.pkl", 0
+    for place in range(0, min(head, len(data)), 2):
+        changed = bytearray(data)
+        changed[place] = rng.integers(256)
+        path.write_bytes(bytes(changed))
+        try:
+            read_arrays_only(path)
+        except UserError:
+            refused += 1
+    assert refused > 50
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
         (lambda f: (f / "parts.pkl").write_bytes(b"none"), "expected a pickle of arrays"),
-        (lambda f: (f / "parts.pkl").unlink(), "expected parts.pkl of a released template"),
+        (lambda f: (f / "parts.pkl").unlink(), "expected a pickle at .*parts.pkl; found No such file"),
         (
             lambda f: (f / "parts.pkl").write_bytes(pickle.dumps([1])),
             "expected alpha and nodes; found list",
