@@ -272,7 +272,8 @@ class _Collected:
             blended = np.einsum("vj,jab->vab", local, matrices)
             posed = np.einsum("vab,vb->va", blended[:, :3, :3], points) + blended[:, :3, 3]
             weights = np.zeros((len(points), len(self.columns)))
-            weights[:, [self.columns[j] for j in joints]] = local
+            for column, joint in enumerate(joints):  # a skin may name a bone twice
+                weights[:, self.columns[joint]] += local[:, column]
             self._append(posed, faces, weights, names)
 
     def add_rigid(self, node: int, column: int) -> None:

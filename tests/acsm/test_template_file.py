@@ -187,6 +187,16 @@ def test_names_of_bones_are_taken_apart(name, expected):
     assert name_and_side(name) == expected
 
 
+def test_a_skin_may_name_a_bone_twice(tmp_path, skeleton):
+    document, blob = rig.gltf()
+    document["skins"][0]["joints"] = [1, 2, 3, 4, 1]
+    twice = rig.write_glb(tmp_path / "twice.glb", document, blob)
+    settings = {"min_share": 0, "keypoints": {"nose": 0, "tail": 1}}
+    template = read_template(twice, skeleton, settings).template
+    assert template.part_names == ("Hips", "Head", "Wing.L", "Wing.R")
+    np.testing.assert_allclose(template.membership.sum(axis=1), 1)
+
+
 def test_a_mesh_without_skin_has_one_part(tmp_path, skeleton):
     path = rig.write_glb(tmp_path / "tube.glb", *rig.gltf(skin=False))
     keypoints = {"nose": 0, "tail": 1, "left_wing": 2, "right_wing": 3}
