@@ -178,16 +178,10 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         "pck": released["pck"],
         "camera_error_deg": released["camera_error_deg_published"],
     }
-    stage = f"acsm_{config.arm}_{labels.name}"
-    animals.write(animals_path(workspace.metrics_path(stage)))
-    workspace.write_metrics(stage, facts)
+    animals.write(workspace.animals_path(config.arm, labels.name))
+    workspace.write_metrics(f"acsm_{config.arm}_{labels.name}", facts)
     say(table(facts))
     return facts
-
-
-def animals_path(metrics_path: Path) -> Path:
-    """Where the animals lie that an evaluation's metrics file sums up."""
-    return metrics_path.with_suffix(".parquet")
 
 
 def table(facts: dict[str, Any]) -> str:
@@ -230,7 +224,7 @@ def table(facts: dict[str, Any]) -> str:
     )
     if facts["cameras"]:
         lines.append(
-            f"                {number(camera['share_percent']['value'])} % of cameras are nearer when flipped "
+            f"                {number(camera['share_percent']['value'])} % of cameras nearer when flipped "
             f"(error with these mended: {number(camera['error_deg_mended']['value'], ' deg')})"
         )
     return "\n".join(lines)

@@ -54,7 +54,7 @@ def find_labels(workspace: Workspace, labels: str, images: Path | None = None) -
         tables = [workspace.load("truth_images" if truth else "labelled_images", NEEDED_BY)]
         paths = image_paths(tables, workspace)
         records = label_records(table, paths, skeleton, labels if labels in SPLITS else None)
-        return LabelSet(labels, records, _masks(table))
+        return LabelSet(labels, records, masks_of(table))
     file = Path(labels).expanduser()
     if not file.is_file():
         raise UserError(
@@ -63,10 +63,11 @@ def find_labels(workspace: Workspace, labels: str, images: Path | None = None) -
         )
     table = read_table(file, "labels")
     paths = _image_files(workspace, file, images, set(table["image_id"]))
-    return LabelSet(file.stem, label_records(table, paths, skeleton, None), _masks(table))
+    return LabelSet(file.stem, label_records(table, paths, skeleton, None), masks_of(table))
 
 
-def _masks(table: Table) -> dict[str, str]:
+def masks_of(table: Table) -> dict[str, str]:
+    """Run lengths by instance id, of the animals of a table that have a mask."""
     return {name: rle for name, rle in zip(table["instance_id"], table["mask_rle"]) if rle is not None}
 
 

@@ -51,7 +51,9 @@ def mask_iou(vertices_image: np.ndarray, faces: np.ndarray, mask_rle: str) -> fl
         return float("nan")
     xy = vertices_image[:, :2]
     low = np.minimum([columns[0], rows[0]], np.floor(xy.min(0))).clip(0).astype(int)
-    high = np.maximum([columns[-1], rows[-1]], np.ceil(xy.max(0))).clip(0, [width - 1, height - 1]).astype(int)
+    high = (
+        np.maximum([columns[-1], rows[-1]], np.ceil(xy.max(0))).clip(0, [width - 1, height - 1]).astype(int)
+    )
     extent = high - low + 1
     factor = -(-int(extent.max()) // LARGEST)
     blocks = -(-extent // factor)  # [columns, rows] of blocks that are compared
@@ -63,7 +65,9 @@ def mask_iou(vertices_image: np.ndarray, faces: np.ndarray, mask_rle: str) -> fl
     placed[:, :2] = (placed[:, :2] - low - (factor - 1) / 2) / factor
     drawn = silhouette(placed, faces, np.zeros(2), int(blocks.max()))[: blocks[1], : blocks[0]]
     if factor > 1:
-        cover = cv2.resize(window.astype(np.float32), tuple(int(n) for n in blocks), interpolation=cv2.INTER_AREA)
+        cover = cv2.resize(
+            window.astype(np.float32), tuple(int(n) for n in blocks), interpolation=cv2.INTER_AREA
+        )
         window = cover > 0.5
     truth = window.astype(bool)
     return float((drawn & truth).sum() / max((drawn | truth).sum(), 1))

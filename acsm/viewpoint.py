@@ -24,7 +24,7 @@ def azimuth_deg(camera: np.ndarray) -> np.ndarray:
 
 
 def view_names(camera: np.ndarray) -> np.ndarray:
-    """"front", "back", "left" or "right" [N], each a quarter of the circle about its middle; "" for NaN."""
+    """Which side is seen [N], a quarter of the circle each: front, back, left, right; "" for NaN."""
     azimuth = azimuth_deg(camera)
     names = np.array(["front", "right", "back", "left"], dtype=object)
     quarter = np.floor(np.nan_to_num(azimuth) / 90 + 0.5).astype(int) % 4
