@@ -169,10 +169,11 @@ def compare(
         raise UserError(
             f"compare: expected evaluations of the same animals; found none in common of {', '.join(names)}"
         )
+    order = [instance for instance in runs[names[0]].instance_id if instance in common]
     same, left_out = {}, {}
     for name, animals in runs.items():
         place = {instance: row for row, instance in enumerate(animals.instance_id)}
-        same[name] = animals.take(np.array([place[instance] for instance in sorted(common)]))
+        same[name] = animals.take(np.array([place[instance] for instance in order]))
         left_out[name] = len(animals) - len(common)
     first = same[names[0]]
     for name, animals in same.items():

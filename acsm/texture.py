@@ -139,7 +139,9 @@ def surface_colours(
     left = np.flatnonzero(source == FILLED)
     if len(left):
         known = np.flatnonzero(source != FILLED)
-        distance, nearest = cKDTree(rest[known]).query(rest[left], k=min(8, len(known)))
+        # Few of them: the nearest of all would lie on one spot of the border, and make patches.
+        known = known[:: max(1, len(known) // 2000)]
+        distance, nearest = cKDTree(rest[known]).query(rest[left], k=min(16, len(known)))
         distance, nearest = distance.reshape(len(left), -1), nearest.reshape(len(left), -1)
         weight = 1 / np.maximum(distance, 1e-9)
         weight /= weight.sum(1, keepdims=True)

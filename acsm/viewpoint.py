@@ -42,7 +42,7 @@ def flipped_camera(camera: np.ndarray) -> np.ndarray:
 
     With X mirrored in x = 0 and the depth turned round, R becomes D R M: another rotation, under which a
     symmetrical template projects to the very same picture with left and right names swapped. It takes the
-    front for the back, and one side for the other.
+    front for the back, above for below, and a view from straight aside for itself.
     """
     camera = np.asarray(camera, np.float64)
     w, x, y, z = np.moveaxis(camera[..., 3:], -1, 0)
