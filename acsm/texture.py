@@ -26,6 +26,8 @@ FACING = 0.2
 """Least cosine between the surface's normal and the direction to the viewer for a colour to be taken."""
 MIRROR_REACH = 0.03
 """How far from a mirrored place a colour may be taken, of the template whose diameter is 2."""
+EDGE = 0.008
+"""Width of the rim of a mask that is not read, of the shape's longer side in the photo."""
 _LARGEST = 1024  # pixels of a side of the picture that colours are read from
 _BEHIND = 4.0  # pixels of depth by which a place may lie behind what its pixel sees: slanted faces
 
@@ -164,6 +166,8 @@ def _from_photo(
     if mask is not None:
         inside = np.where(np.asarray(mask) != 0, inside, 0).astype(np.uint8)
     crop, inside = warp_crop(image, affine, size), warp_crop(inside, affine, size)
+    # At the very edge of an animal its pixels are mixed with the background's.
+    inside = cv2.erode(inside, np.ones((3, 3), np.uint8), iterations=max(1, round(size * EDGE)))
 
     placed = np.array(vertices_image, np.float64)
     placed[:, :2] = affine.apply(placed[:, :2])
