@@ -16,7 +16,7 @@ from acsm.per_animal import PerAnimal, ratio
 from acsm.viewpoint import in_view
 from wildshape.cli import CommonConfig, say, script_main
 from wildshape.errors import UserError
-from wildshape.files import atomic_write, write_json
+from wildshape.files import atomic_write, read_json, write_json
 from wildshape.metrics import bootstrap_interval
 
 if TYPE_CHECKING:
@@ -229,6 +229,8 @@ def read_runs(workspace: Workspace, runs: Sequence[str], labels: str) -> dict[st
             files = [place.animals_path(arm, labels)]
         else:
             files = sorted(place.animals_path("x", labels).parent.glob(f"acsm_*_{labels}.parquet"))
+            # "labels" on "my_test" and "labels_my" on "test" have one name: the facts beside tell.
+            files = [file for file in files if _measured_on(file.with_suffix(".json"), labels)]
             # What the others add to is the labels alone.
             files.sort(key=lambda file: file != place.animals_path("labels", labels))
         if not files or not files[0].is_file():
@@ -246,6 +248,10 @@ def read_runs(workspace: Workspace, runs: Sequence[str], labels: str) -> dict[st
             f"compare: expected evaluations of one skeleton; found numbers of keypoints {shapes}"
         )
     return found
+
+
+def _measured_on(metrics: Path, labels: str) -> bool:
+    return not metrics.is_file() or read_json(metrics).get("split") == labels
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:

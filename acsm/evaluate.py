@@ -201,21 +201,30 @@ def table(facts: dict[str, Any]) -> str:
 
     released, flip = facts["published"], facts["flip"]
     pck = "  ".join(f"@{t} {number(v)}" for t, v in facts["pck"].items())
-    views = [(name, facts["by_view"][name]) for name in ("side", "front_back")]
     lines = [
         f"acsm {facts['arm']} on {facts['instances']} animals of {facts['split']}",
         f"  AUC           {number(facts['auc'])} {interval('auc')}"
         f"   (published crop: {number(released['auc'])})",
         f"  PCK           {pck}",
-        f"  camera error  {number(facts['camera_error_deg'], ' deg')} "
-        f"{interval('camera_error_deg')}, median {number(facts.get('camera_error_deg_median'))}, "
-        f"of {facts['cameras']} cameras   (published: {number(released['camera_error_deg'], ' deg')})",
-        f"  mIoU          {number(facts['miou'])} {interval('miou')} of {facts['masks']} masks",
     ]
-    for name, view in views:
+    if facts["cameras"]:
         lines.append(
-            f"  {name:<13} AUC {ratio_of(view['auc'])}, camera error "
-            f"{ratio_of(view['camera_error_deg'])} ({view['animals']} animals)"
+            f"  camera error  {number(facts['camera_error_deg'], ' deg')} {interval('camera_error_deg')}, "
+            f"median {number(facts['camera_error_deg_median'])}, of {facts['cameras']} cameras"
+            f"   (published: {number(released['camera_error_deg'], ' deg')})"
+        )
+    if facts["masks"]:
+        lines.append(
+            f"  mIoU          {number(facts['miou'])} {interval('miou')} of {facts['masks']} masks"
+        )
+    guessed = facts["instances"] - facts["views_from_true_cameras"]
+    for name in ("side", "front_back"):
+        view = facts["by_view"][name]
+        error = view["camera_error_deg"]
+        camera_text = f", camera error {ratio_of(error)}" if error["animals"] else ""
+        note = ", by the predicted camera" if guessed == facts["instances"] else ""
+        lines.append(
+            f"  {name:<13} AUC {ratio_of(view['auc'])}{camera_text} ({view['animals']} animals{note})"
         )
     points, camera = flip["keypoints"], flip["camera"]
     lines.append(

@@ -97,6 +97,8 @@ def test_the_command_writes_what_it_shows(tmp_path, capsys):
     some_animals(1).write(workspace.animals_path("labels", "test"))
     some_animals(2).write(workspace.animals_path("cf_cm", "test"))
     some_animals(3).take(np.arange(30)).write(workspace.sibling(name="two").animals_path("labels", "test"))
+    some_animals(4).write(workspace.animals_path("labels", "my_test"))  # other labels, a like name
+    workspace.write_metrics("acsm_labels_my_test", {"split": "my_test"})
     flags = ["--category", "horse", "--data-root", str(tmp_path), "--permutations", "200"]
     assert main(["compare", "horse", "two/labels", *flags]) == 0
     out = capsys.readouterr().out

@@ -10,6 +10,7 @@ from PIL import Image
 
 from acsm import evaluate, generate_pl, train, visualize
 from acsm.data import CropStyle, ShapeSamples
+from acsm.label_sets import find_labels
 from acsm.per_animal import PerAnimal
 from acsm.predict import ShapePredictor, normalise
 from wildshape import training_data
@@ -160,6 +161,8 @@ def test_any_table_of_labels_is_measured_on(shared, tmp_path, capsys):
         stored = json.loads(place.metrics_path(f"acsm_labels_{file.stem}").read_text())
         assert stored["masks"] == 1 and stored["split"] == file.stem
     assert found[0]["auc"] == found[1]["auc"] and found[0]["miou"] == pytest.approx(100 * animals.iou[1])
+    shutil.copy(tmp_path / "mine.parquet", tmp_path / "test.parquet")
+    assert find_labels(workspace, str(tmp_path / "test.parquet")).name == "file_test"
     whole = evaluate.run(evaluate.Config(category="stick", labels="all", bootstrap=20), workspace)
     assert whole["instances"] == 12
     with pytest.raises(
