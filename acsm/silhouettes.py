@@ -5,36 +5,35 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from acsm.renderer import rasterize
+from acsm.renderer import silhouette
 from wildshape.formats.masks import decode_mask
 
 LARGEST = 512
 """Longer side in pixels of the window that is compared; larger windows are shrunk to it."""
 
 
-def silhouette(vertices_image: np.ndarray, faces: np.ndarray, corner: np.ndarray, side: int) -> np.ndarray:
-    """The pixels of a window whose centres see the mesh.
+def covered_pixels(vertices_image: np.ndarray, faces: np.ndarray, side: int) -> np.ndarray:
+    """The pixels of a square window more than half of which the mesh covers.
 
     Args:
-        vertices_image: [V, 3] in pixels of the picture that the window is of.
+        vertices_image: [V, 3] in pixels of the window.
         faces: [F, 3].
-        corner: [2] whole pixels, the window's first pixel (x, y).
         side: of the window, pixels.
 
     Returns:
         bool [side, side].
     """
     ndc = np.array(vertices_image, np.float64)
-    ndc[:, :2] = (2 * (ndc[:, :2] - corner) + 1) / side - 1
-    return rasterize(ndc[None], faces, side).mask[0]
+    ndc[:, :2] = (2 * ndc[:, :2] + 1) / side - 1
+    return silhouette(ndc[None], faces, side)[0] > 0.5
 
 
 def mask_iou(vertices_image: np.ndarray, faces: np.ndarray, mask_rle: str) -> float:
     """Intersection over union of a mesh's silhouette and a mask, within the picture.
 
     Both are compared at the picture's pixels where mask and mesh lie within `LARGEST` pixels; larger ones
-    are shrunk by area and count from half a pixel's cover. What of the mesh lies outside the picture is
-    left out: no mask can be there.
+    are shrunk. A pixel counts where more than half of it is covered. What of the mesh lies outside the
+    picture is left out: no mask can be there.
 
     Args:
         vertices_image: [V, 3], x and y in pixels of the picture, z in pixels away from the viewer.
@@ -63,7 +62,7 @@ def mask_iou(vertices_image: np.ndarray, faces: np.ndarray, mask_rle: str) -> fl
     # A block's middle lies half a block less half a pixel behind its first pixel.
     placed = np.array(vertices_image, np.float64)
     placed[:, :2] = (placed[:, :2] - low - (factor - 1) / 2) / factor
-    drawn = silhouette(placed, faces, np.zeros(2), int(blocks.max()))[: blocks[1], : blocks[0]]
+    drawn = covered_pixels(placed, faces, int(blocks.max()))[: blocks[1], : blocks[0]]
     if factor > 1:
         cover = cv2.resize(
             window.astype(np.float32), tuple(int(n) for n in blocks), interpolation=cv2.INTER_AREA
