@@ -59,15 +59,12 @@ def overlay(
     return np.rint(mixed).astype(np.uint8)[:height, :width]
 
 
-def novel_view(
-    vertices: np.ndarray, template: ArticulatedTemplate, azimuth_deg: float, size: int
-) -> np.ndarray:
-    """The articulated mesh upright on white, seen from an azimuth, uint8 [size, size, 3].
+def turned(vertices: np.ndarray, azimuth_deg: float) -> np.ndarray:
+    """Points [V, 3] of the template frame as a camera sees them that looks down by 15 degrees.
 
-    Azimuth 0 is from the front, 90 from the animal's left; the view looks down by 15 degrees.
+    Azimuth 0 is from the front, 90 from the animal's left; x right, y down, z away, about the middle of
+    the bounding box.
     """
-    from acsm.renderer import render_shaded
-
     azimuth, tilt = np.deg2rad([azimuth_deg, 15.0])
     centred = vertices - (vertices.max(0) + vertices.min(0)) / 2
     turn = np.array(
@@ -78,10 +75,18 @@ def novel_view(
         ]
     )
     lean = np.array([[1, 0, 0], [0, np.cos(tilt), np.sin(tilt)], [0, -np.sin(tilt), np.cos(tilt)]])
-    seen = centred @ (lean @ turn).T
-    reach = np.abs(centred).max() * 1.25
-    colours = part_colours(template)
-    return render_shaded(seen / reach, template.faces, size, colours)[0]
+    return centred @ (lean @ turn).T
+
+
+def novel_view(
+    vertices: np.ndarray, template: ArticulatedTemplate, azimuth_deg: float, size: int
+) -> np.ndarray:
+    """The articulated mesh upright on white, seen from an azimuth (`turned`), uint8 [size, size, 3]."""
+    from acsm.renderer import render_shaded
+
+    reach = np.abs(vertices - (vertices.max(0) + vertices.min(0)) / 2).max() * 1.25
+    seen = turned(vertices, azimuth_deg) / reach
+    return render_shaded(seen, template.faces, size, part_colours(template))[0]
 
 
 def contact_sheet(rows: list[list[np.ndarray]], size: int, gap: int = 6) -> np.ndarray:

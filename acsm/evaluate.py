@@ -1,18 +1,22 @@
-"""`wildshape acsm-evaluate`: AUC and camera error of a trained 3D model."""
+"""`wildshape acsm-evaluate`: AUC, camera error and mask IoU of a trained 3D model."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from acsm.arms import load_arm
 from acsm.crops import published_affine, published_crop
+from acsm.label_sets import find_labels
 from acsm.metrics import ShapeResult
-from acsm.predict import ShapePredictor
+from acsm.per_animal import breakdown, per_animal
+from acsm.predict import ShapePredictor, Shapes
+from acsm.silhouettes import mask_iou
 from wildshape import training_data
 from wildshape.cli import CommonConfig, say, script_main
 from wildshape.crops import read_image
@@ -31,10 +35,14 @@ class Config(CommonConfig):
 
     arm: str = "labels"
     """Which of the run's models."""
+    labels: str | None = None
+    """train, val, test, all, truth (of a synthetic world's web images), or the file of a labels table."""
+    images: Path | None = None
+    """The table of images that a file's labels are on, if it is neither the category's nor beside it."""
     split: Literal["train", "val", "test", "all"] = "test"
-    """Which labelled animals."""
+    """The split, where --labels does not say."""
     dataset: str = "labels"
-    """labels, or truth: the ground truth of a synthetic world's web images. Published names mean labels."""
+    """labels, or truth: as --labels truth. Published names mean labels."""
     opts: tuple[str, ...] = ()
     """MODEL.WEIGHTS FILE: measure this checkpoint in place of the arm's."""
     bootstrap: int = 2000
@@ -44,10 +52,34 @@ class Config(CommonConfig):
     device: str = "auto"
     """auto, cpu or cuda."""
 
+    @property
+    def labels_name(self) -> str:
+        """What --labels, --dataset and --split mean together."""
+        return self.labels or ("truth" if self.dataset == "truth" else self.split)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What `measure` found.
+
+    Attributes:
+        result: predictions beside the truth.
+        iou: of silhouette and mask [N], NaN where there is no mask.
+        skipped: id and reason of each animal whose image cannot be read.
+    """
+
+    result: ShapeResult
+    iou: np.ndarray
+    skipped: list[tuple[str, str]]
+
 
 def measure(
-    predictor: ShapePredictor, records: AnimalRecords, *, published: bool = False
-) -> tuple[ShapeResult, list[tuple[str, str]]]:
+    predictor: ShapePredictor,
+    records: AnimalRecords,
+    *,
+    published: bool = False,
+    masks: Mapping[str, str] | None = None,
+) -> Measured:
     """Predict and collect what the metrics need.
 
     Args:
@@ -55,9 +87,7 @@ def measure(
         records: animals with true keypoints.
         published: cut the unpadded, whole-pixel crops of the released evaluation and take errors
             relative to their side (max(w, h) + 1).
-
-    Returns:
-        Predictions beside the truth, and id and reason of each animal whose image cannot be read.
+        masks: run lengths by instance id, to compare silhouettes with.
     """
     size = predictor.image_size
     crops, affines, kept, skipped = [], [], [], []
@@ -81,20 +111,33 @@ def measure(
     records = records.take(kept)
     stacked = np.array(crops, np.uint8).reshape(-1, size, size, 3)
     matrices = np.array(affines, np.float64).reshape(-1, 2, 3)
-    shapes = predictor.predict_crops(stacked, matrices)
+    masks = masks or {}
+    shapes = predictor.predict_crops(stacked, matrices, vertices=bool(masks))
     xy, side = shapes.xy_image, box_side(records.box_xyxy)
     if published:
         # Released NDC 2x / S - 1 lies half a crop pixel from ours: undo the shift in image pixels.
         pixel = 1 / matrices[:, 0, 0]
         xy = xy + 0.5 * pixel[:, None, None]
         side = size * pixel
-    truth = records.camera
     ids = tuple(records.instance_ids)
-    return ShapeResult(xy, records.xy, records.weight > 0, side, shapes.camera, truth, ids), skipped
+    result = ShapeResult(xy, records.xy, records.weight > 0, side, shapes.camera, records.camera, ids)
+    return Measured(result, _overlaps(predictor, shapes, ids, masks), skipped)
+
+
+def _overlaps(
+    predictor: ShapePredictor, shapes: Shapes, ids: Sequence[str], masks: Mapping[str, str]
+) -> np.ndarray:
+    iou = np.full(len(ids), np.nan)
+    rows = [row for row, name in enumerate(ids) if name in masks]
+    if rows and predictor.template is not None:
+        vertices, faces = shapes.vertices_image, predictor.template.faces
+        for row in progress(rows, "masks", unit="animal"):
+            iou[row] = mask_iou(vertices[row], faces, masks[ids[row]])
+    return iou
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
-    """Measure, write metrics/acsm_<arm>_<split>.json, and show a table.
+    """Measure, write metrics/acsm_<arm>_<labels>.json and .parquet (by animal), and show a table.
 
     Raises:
         UserError: the arm or the labels are missing, or nothing is labelled in the split.
@@ -104,36 +147,39 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     predictor, path = load_arm(
         workspace, config.arm, config.opts, device=config.device, batch_size=config.batch_size
     )
-    truth = config.dataset == "truth"
-    split = "truth" if truth else config.split
-    records, _ = training_data.labelled(
-        workspace,
-        None if split in ("all", "truth") else split,
-        workspace.category.skeleton,
-        "truth" if truth else "labels",
-    )
-    result, skipped = measure(predictor, records)
-    tell_skipped([*records.skipped, *skipped], len(records) + len(records.skipped), f"{split} labels")
+    labels = find_labels(workspace, config.labels_name, config.images)
+    records = labels.records
+    measured = measure(predictor, records, masks=labels.masks)
+    result = measured.result
+    total = len(records) + len(records.skipped)
+    tell_skipped([*records.skipped, *measured.skipped], total, f"{labels.name} labels")
     if not len(result.xy):
         raise UserError(
-            f"expected labelled animals in the {split} split of {workspace.category.name}; found "
+            f"expected labelled animals of {workspace.category.name} in {config.labels_name}; found "
             f"none; run: {workspace.made_by('labels')}"
         )
-    names = workspace.category.skeleton.keypoints
+    skeleton = workspace.category.skeleton
+    animals = per_animal(result, np.asarray(skeleton.flip), measured.iou)
     facts: dict[str, Any] = {
+        "category": workspace.category.name,
         "arm": config.arm,
-        "split": split,
+        "split": labels.name,
+        "labels": config.labels_name,
         "checkpoint": workspace.relative(path),
-        **result.summary(names, config.bootstrap),
+        **result.summary(skeleton.keypoints, config.bootstrap),
+        **breakdown(animals, skeleton.keypoints, config.bootstrap),
         "by_instance": result.by_instance(),
     }
-    released = measure(predictor, records, published=True)[0].summary(names, config.bootstrap)
+    released = measure(predictor, records, published=True).result.summary(
+        skeleton.keypoints, config.bootstrap
+    )
     facts["published"] = {
         "auc": released["auc"],
         "pck": released["pck"],
         "camera_error_deg": released["camera_error_deg_published"],
     }
-    workspace.write_metrics(f"acsm_{config.arm}_{split}", facts)
+    animals.write(workspace.animals_path(config.arm, labels.name))
+    workspace.write_metrics(f"acsm_{config.arm}_{labels.name}", facts)
     say(table(facts))
     return facts
 
@@ -148,19 +194,49 @@ def table(facts: dict[str, Any]) -> str:
         ends = facts.get(f"{key}_interval")
         return f"[{number(ends[0])}, {number(ends[1])}]" if ends else ""
 
-    released = facts["published"]
+    def ratio_of(node: dict[str, Any], unit: str = "") -> str:
+        ends = node["interval"]
+        shown = f" [{number(ends[0])}, {number(ends[1])}]" if ends else ""
+        return f"{number(node['value'], unit)}{shown}"
+
+    released, flip = facts["published"], facts["flip"]
     pck = "  ".join(f"@{t} {number(v)}" for t, v in facts["pck"].items())
-    return "\n".join(
-        (
-            f"acsm {facts['arm']} on {facts['instances']} animals of {facts['split']}",
-            f"  AUC           {number(facts['auc'])} {interval('auc')}"
-            f"   (published crop: {number(released['auc'])})",
-            f"  PCK           {pck}",
-            f"  camera error  {number(facts['camera_error_deg'], ' deg')} "
-            f"{interval('camera_error_deg')} of {facts['cameras']} cameras"
-            f"   (published: {number(released['camera_error_deg'], ' deg')})",
+    lines = [
+        f"acsm {facts['arm']} on {facts['instances']} animals of {facts['split']}",
+        f"  AUC           {number(facts['auc'])} {interval('auc')}"
+        f"   (published crop: {number(released['auc'])})",
+        f"  PCK           {pck}",
+    ]
+    if facts["cameras"]:
+        lines.append(
+            f"  camera error  {number(facts['camera_error_deg'], ' deg')} {interval('camera_error_deg')}, "
+            f"median {number(facts['camera_error_deg_median'])}, of {facts['cameras']} cameras"
+            f"   (published: {number(released['camera_error_deg'], ' deg')})"
         )
+    if facts["masks"]:
+        lines.append(
+            f"  mIoU          {number(facts['miou'])} {interval('miou')} of {facts['masks']} masks"
+        )
+    guessed = facts["instances"] - facts["views_from_true_cameras"]
+    for name in ("side", "front_back"):
+        view = facts["by_view"][name]
+        error = view["camera_error_deg"]
+        camera_text = f", camera error {ratio_of(error)}" if error["animals"] else ""
+        note = ", by the predicted camera" if guessed == facts["instances"] else ""
+        lines.append(
+            f"  {name:<13} AUC {ratio_of(view['auc'])}{camera_text} ({view['animals']} animals{note})"
+        )
+    points, camera = flip["keypoints"], flip["camera"]
+    lines.append(
+        f"  left-right    {number(points['share_percent']['value'])} % of animals fit better with left and "
+        f"right swapped (AUC with these mended: {number(points['auc_mended']['value'])})"
     )
+    if facts["cameras"]:
+        lines.append(
+            f"                {number(camera['share_percent']['value'])} % of cameras nearer when flipped "
+            f"(error with these mended: {number(camera['error_deg_mended']['value'], ' deg')})"
+        )
+    return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,9 +1,10 @@
-"""`wildshape acsm-visualize`: predicted shapes over their photos, and turned."""
+"""`wildshape acsm-visualize`: predicted shapes over their photos, turned, and as files for 3D viewers."""
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,17 +12,22 @@ import numpy as np
 
 from acsm.arms import load_arm
 from acsm.drawing import contact_sheet, novel_view, overlay
-from wildshape import training_data
+from acsm.glb import write_glb
+from acsm.label_sets import find_labels, masks_of
+from acsm.texture import make_atlas, surface_colours
+from acsm.turntable import turntable, write_gif, write_mp4
 from wildshape.cli import CommonConfig, say, script_main
 from wildshape.crops import image_paths, read_image
 from wildshape.errors import UserError
 from wildshape.files import atomic_path
+from wildshape.formats.masks import decode_mask
 from wildshape.geometry import Affine2D, crop_affine, warp_crop
 from wildshape.records import tell_skipped
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from acsm.template import ArticulatedTemplate
     from wildshape.workspace import Workspace
 
 
@@ -43,36 +49,74 @@ class Config(CommonConfig):
     """Side of each picture in pixels."""
     azimuths: tuple[float, ...] = (90.0, 0.0, 45.0)
     """Novel views, degrees: 0 from the front, 90 from the animal's left."""
+    turntable: bool = False
+    """Also write each animal turning, coloured from its photo, as GIF and MP4."""
+    glb: bool = False
+    """Also write each animal's shape in its pose, textured from its photo, as GLB (browsers, Blender)."""
+    frames: int = 48
+    """Pictures of a turntable; 20 are shown a second."""
+    texture_size: int = 1024
+    """Side of the texture in pixels, about."""
     device: str = "auto"
     """auto, cpu or cuda."""
 
+    def __post_init__(self) -> None:
+        for name, least in (("vis_num", 1), ("frames", 2), ("texture_size", 64)):
+            if getattr(self, name) < least:
+                raise UserError(f"--{name}: expected at least {least}; found {getattr(self, name)}")
 
-def _animals(config: Config, workspace: Workspace) -> tuple[list[Path], np.ndarray, list[str]]:
+
+@dataclass(frozen=True)
+class Animals:
+    """Animals to draw.
+
+    Attributes:
+        paths: N image files.
+        box_xyxy: [N, 4] in image pixels.
+        instance_ids: N names.
+        masks: mask (run lengths) by name, of those that have one.
+    """
+
+    paths: Sequence[Path]
+    box_xyxy: np.ndarray
+    instance_ids: Sequence[str]
+    masks: Mapping[str, str]
+
+
+def _animals(config: Config, workspace: Workspace) -> Animals:
     if config.split == "web":
         instances = workspace.load("instances", "acsm-visualize")
         paths = image_paths(workspace.load("images", "acsm-visualize"), workspace)
         rows = [i for i, image in enumerate(instances["image_id"]) if image in paths]
         files = [paths[instances["image_id"][i]] for i in rows]
-        return files, instances["box_xyxy"][rows], list(instances["instance_id"][rows])
-    records, _ = training_data.labelled(workspace, config.split, workspace.category.skeleton)
-    return list(records.paths), records.box_xyxy, list(records.instance_ids)
+        some = instances.take(np.array(rows, int))
+        return Animals(files, some["box_xyxy"], list(some["instance_id"]), masks_of(some))
+    labels = find_labels(workspace, config.split)
+    records = labels.records
+    return Animals(records.paths, records.box_xyxy, records.instance_ids, labels.masks)
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
-    """Write pictures/acsm_<arm>_<split>.jpg; gives its path and the number of animals.
+    """Write pictures/acsm_<arm>_<split>.jpg, and files of each animal in the folder of that name.
+
+    Returns:
+        ``picture``, ``animals``, ``skipped``; ``files`` of the animals and the films' ``codec`` where asked
+        for.
 
     Raises:
-        UserError: the arm or the animals are missing, or --vis_num is below 1.
+        UserError: the arm or the animals are missing, or --glb lacks trimesh.
     """
     from PIL import Image
 
-    if config.vis_num < 1:
-        raise UserError(f"--vis_num: expected at least 1; found {config.vis_num}")
     predictor, _ = load_arm(workspace, config.arm, config.opts, device=config.device)
     assert predictor.template is not None
-    files, boxes, ids = _animals(config, workspace)
+    animals = _animals(config, workspace)
+    files, boxes, ids = animals.paths, animals.box_xyxy, animals.instance_ids
     order = np.random.default_rng(config.seed).permutation(len(files))
-    rows, skipped = [], []
+    out = workspace.pictures_dir / f"acsm_{config.arm}_{config.split}.jpg"
+    rows: list[list[np.ndarray]] = []
+    skipped: list[tuple[str, str]] = []
+    exporter = Exporter(out.with_suffix(""), predictor.template, config)
     for index in order:
         if len(rows) == config.vis_num:
             break
@@ -90,7 +134,12 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
             novel_view(shapes.vertices[0], predictor.template, azimuth, config.tile)
             for azimuth in config.azimuths
         ]
-        rows.append([tile, overlay(tile, vertices, predictor.template), *views])
+        drawn = overlay(tile, vertices, predictor.template)
+        rows.append([tile, drawn, *views])
+        if config.turntable or config.glb:
+            mask = animals.masks.get(ids[index])
+            shape = (shapes.vertices[0], shapes.vertices_image[0])
+            exporter.add(ids[index], image, shape, [tile, drawn], mask)
     if not rows:
         raise UserError(
             f"expected {config.split} animals with images for {workspace.category.name}; found none"
@@ -98,14 +147,76 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     tell_skipped(skipped, len(order), "animals")
     # Two animals side by side: pages are wider than five pictures.
     paired = [sum(rows[i : i + 2], []) for i in range(0, len(rows), 2)]
-    out = workspace.pictures_dir / f"acsm_{config.arm}_{config.split}.jpg"
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(out) as temporary:
         Image.fromarray(contact_sheet(paired, config.tile)).save(temporary, quality=90)
     say(f"acsm-visualize: {len(rows)} animals -> {workspace.relative(out)}")
-    facts = {"picture": workspace.relative(out), "animals": len(rows), "skipped": len(skipped)}
+    facts: dict[str, Any] = {
+        "picture": workspace.relative(out),
+        "animals": len(rows),
+        "skipped": len(skipped),
+    }
+    if exporter.files:
+        facts |= {"files": [workspace.relative(file) for file in exporter.files], "codec": exporter.codec}
+        film = f", films {exporter.codec}" if exporter.codec else ""
+        say(f"  {len(exporter.files)} files of animals{film} -> {workspace.relative(exporter.folder)}/")
     workspace.write_metrics(f"visualize_{config.arm}_{config.split}", facts)
     return facts
+
+
+class Exporter:
+    """Writes animals' turntables and GLB files.
+
+    Args:
+        folder: where to.
+        template: of all of them.
+        config: what to write.
+    """
+
+    def __init__(self, folder: Path, template: ArticulatedTemplate, config: Config) -> None:
+        self.folder, self.template, self.config = folder, template, config
+        self.files: list[Path] = []
+        self.codec: str | None = None
+        if config.turntable or config.glb:
+            self._atlas = make_atlas(len(template.faces), config.texture_size)
+
+    def add(
+        self,
+        name: str,
+        image: np.ndarray,
+        shape: tuple[np.ndarray, np.ndarray],
+        tiles: list[np.ndarray],
+        mask_rle: str | None,
+    ) -> None:
+        """Write one animal.
+
+        Args:
+            name: of its files; what a file's name cannot hold becomes "_".
+            image: RGB uint8 [H, W, 3].
+            shape: vertices [V, 3] in the template frame and in the image.
+            tiles: pictures that stand beside the turning animal, of the configured size.
+            mask_rle: of the photo, or None.
+        """
+        vertices, vertices_image = shape
+        mask = None if mask_rle is None else decode_mask(mask_rle)
+        atlas, faces = self._atlas, self.template.faces
+        colours, _ = surface_colours(image, vertices_image, self.template, atlas.surface, mask)
+        texture = atlas.paint(colours)
+        stem = self.folder / re.sub(r"[^\w.-]", "_", name)
+        if self.config.glb:
+            self._done(stem, ".glb", lambda path: write_glb(path, vertices, faces, atlas, texture))
+        if self.config.turntable:
+            size = self.config.tile
+            turning = turntable(vertices, faces, atlas, texture, size, self.config.frames)
+            frames = [contact_sheet([[*tiles, picture]], size) for picture in turning]
+            self._done(stem, ".gif", lambda path: write_gif(path, frames))
+            self.codec = self._done(stem, ".mp4", lambda path: write_mp4(path, frames))
+
+    def _done(self, stem: Path, suffix: str, write: Callable[[Path], Any]) -> Any:
+        path = stem.with_name(stem.name + suffix)
+        written = write(path)
+        self.files.append(path)
+        return written
 
 
 def _in_tile(vertices_image: np.ndarray, affine: Affine2D) -> np.ndarray:

@@ -42,7 +42,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "pose-generate-pl": ("pose.generate_pl", "2D keypoints of every detected animal"),
     "pose-generate-pl-mt": ("pose.generate_pl_mt", "the same under image transforms"),
     "acsm-train": ("acsm.train", "train the 3D model"),
-    "acsm-evaluate": ("acsm.evaluate", "AUC and camera error of the 3D model"),
+    "acsm-evaluate": ("acsm.evaluate", "AUC, camera error and mask IoU of the 3D model"),
+    "compare": ("acsm.compare", "evaluated 3D models side by side, with a paired test"),
     "acsm-generate-pl": ("acsm.generate_pl", "reprojected 3D keypoints of every detected animal"),
     "acsm-visualize": ("acsm.visualize", "the predicted shapes, over the photos and turned"),
 }

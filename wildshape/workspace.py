@@ -164,6 +164,14 @@ class Workspace:
         """The metrics that one stage wrote."""
         return self.run_dir / "metrics" / f"{stage}.json"
 
+    def animals_path(self, arm: str, labels: str) -> Path:
+        """How an arm of the 3D model did on each of some labelled animals."""
+        return self.run_dir / "metrics" / f"acsm_{arm}_{labels}.parquet"
+
+    def comparison_path(self, labels: str) -> Path:
+        """The page that compares runs on some labels; its CSV and JSON lie beside it."""
+        return self.run_dir / f"comparison_{labels}.html"
+
     def image_file(self, path: str) -> Path:
         """The file that an images row names: relative to the root, or absolute."""
         return self.root / path

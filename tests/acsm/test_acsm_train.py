@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 
 import acsm_toy
@@ -6,16 +7,20 @@ import acsm_world
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from acsm import evaluate, generate_pl, train, visualize
 from acsm.data import CropStyle, ShapeSamples
+from acsm.label_sets import find_labels
+from acsm.per_animal import PerAnimal
 from acsm.predict import ShapePredictor, normalise
 from wildshape import training_data
 from wildshape.crops import read_image
 from wildshape.errors import UserError
+from wildshape.formats.masks import encode_mask
 from wildshape.geometry import camera_to_crop
 from wildshape.skeleton import load_skeleton
-from wildshape.tables import read_table
+from wildshape.tables import read_table, write_table
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +132,69 @@ def test_evaluate_label_and_draw(shared):
     drawn = visualize.run(visualize.Config(category="stick", vis_num=3, tile=48), workspace)
     picture = read_image(workspace.root / drawn["picture"])
     assert drawn["animals"] == 3 and picture.shape[0] > 2 * 48
+
+
+def test_any_table_of_labels_is_measured_on(shared, tmp_path, capsys):
+    workspace, _ = shared
+    labels = workspace.load("labels")
+    height, width = acsm_world.SIZE + 12, acsm_world.SIZE + 20
+    masks = np.array([None] * len(labels), dtype=object)
+    masks[9], masks[10] = encode_mask(np.ones((height, width))), encode_mask(np.zeros((height, width)))
+    table = labels.with_columns(mask_rle=masks).take(np.arange(8, 12))
+    # Elsewhere, on the workspace's images; and with its own images under another root.
+    other = tmp_path / "other" / "data" / "stick"
+    write_table(table, tmp_path / "mine.parquet")
+    write_table(table, other / "labels.parquet")
+    images = workspace.load("labelled_images")
+    write_table(images, other / "labelled_images.parquet")
+    folder = workspace.labelled_images_dir
+    shutil.copytree(folder, tmp_path / "other" / workspace.relative(folder))
+    found = []
+    for file, place in (
+        (tmp_path / "mine.parquet", workspace),
+        (other / "labels.parquet", acsm_world.build(tmp_path / "fresh", train=1, val=1, test=1)),
+    ):
+        checkpoint = str(workspace.checkpoint_dir("acsm/labels") / "best.pt")
+        settings = {"opts": ("MODEL.WEIGHTS", checkpoint), "bootstrap": 20, "device": "cpu"}
+        found.append(evaluate.run(evaluate.Config(category="stick", labels=str(file), **settings), place))
+        animals = PerAnimal.read(place.animals_path("labels", file.stem))
+        assert list(animals.instance_id) == ["i8", "i9", "i10", "i11"]
+        assert np.isnan(animals.iou[[0, 2, 3]]).all() and 0 <= animals.iou[1] <= 1
+        stored = json.loads(place.metrics_path(f"acsm_labels_{file.stem}").read_text())
+        assert stored["masks"] == 1 and stored["split"] == file.stem
+    assert found[0]["auc"] == found[1]["auc"] and found[0]["miou"] == pytest.approx(100 * animals.iou[1])
+    shutil.copy(tmp_path / "mine.parquet", tmp_path / "test.parquet")
+    assert find_labels(workspace, str(tmp_path / "test.parquet")).name == "file_test"
+    whole = evaluate.run(evaluate.Config(category="stick", labels="all", bootstrap=20), workspace)
+    assert whole["instances"] == 12
+    with pytest.raises(
+        UserError, match="--labels: expected train, val, test, all, truth or a labels table"
+    ):
+        evaluate.run(evaluate.Config(category="stick", labels="nowhere.parquet"), workspace)
+    with pytest.raises(UserError, match="--images: expected a table of images"):
+        evaluate.run(
+            evaluate.Config(category="stick", labels=str(tmp_path / "mine.parquet"), images=tmp_path / "x"),
+            workspace,
+        )
+    assert "left-right" in capsys.readouterr().out
+
+
+def test_turntables_and_glb(shared):
+    workspace, _ = shared
+    pytest.importorskip("trimesh", reason="the extra glb")
+    few = {"vis_num": 2, "tile": 48, "frames": 3, "texture_size": 64, "device": "cpu"}
+    facts = visualize.run(
+        visualize.Config(category="stick", split="web", turntable=True, glb=True, **few), workspace
+    )
+    files = [workspace.root / name for name in facts["files"]]
+    assert len(files) == 6 and {file.suffix for file in files} == {".glb", ".gif", ".mp4"}
+    assert facts["codec"] and all(file.stat().st_size > 100 for file in files)
+    assert {file.parent for file in files} == {workspace.pictures_dir / "acsm_labels_web"}
+    assert {file.stem for file in files} < set(workspace.load("instances")["instance_id"])
+    with Image.open(next(file for file in files if file.suffix == ".gif")) as gif:
+        assert gif.n_frames == 3 and gif.size == (3 * 54 + 6, 60)
+    with pytest.raises(UserError, match="--frames: expected at least 2; found 1"):
+        visualize.Config(category="stick", frames=1)
 
 
 def test_pseudo_labels_join_the_labels(shared):

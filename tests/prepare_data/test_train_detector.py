@@ -1,6 +1,5 @@
 """Training the synthetic world's detector, in miniature, and the average precision that judges it."""
 
-
 import cv2
 import numpy as np
 import pytest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +62,24 @@ def render(analysis: Analysis, summary: dict[str, Any]) -> str:
     ]
     if timings:
         about.append(("time", f"{duration(sum(timings.values()))} for {len(timings)} stages"))
+    return render_page(workspace.category.name, about, sections)
+
+
+def render_page(category: str, about: Sequence[tuple[str, str]], sections: Sequence[Section]) -> str:
+    """A page of sections that needs nothing beside it.
+
+    Args:
+        category: its heading.
+        about: names and values of the lines below it.
+        sections: in order.
+    """
     folder = Path(__file__).parent
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
     return environment.get_template("template.html").render(
-        category=workspace.category.name,
+        category=category,
         about=about,
         sections=sections,
         style=(folder / "style.css").read_text(encoding="utf-8"),
