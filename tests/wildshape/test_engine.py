@@ -101,7 +101,8 @@ def answers(actor, *jobs):
     return [pickle.loads(result) for result in actor(batch)["result"]]
 
 
-def test_a_worker_that_does_not_see_the_data_root_says_so(tmp_path):
+def test_a_worker_that_does_not_see_the_data_root_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     actor = engine_ray._Actor(lambda: dict, tmp_path, tmp_path / "nowhere" / "ray")
     (error,) = answers(actor, {"key": 0, "title": "rows 0 to 3"})
     assert isinstance(error, UserError)
