@@ -120,6 +120,24 @@ class Backends:
         return LoadedBackend(spec, make, settings, self.notes.get(name, ""))
 
 
+def import_transformers(flag: str) -> Any:
+    """The package transformers, its progress bars off where there is no terminal.
+
+    Args:
+        flag: What needs it, for the message.
+
+    Raises:
+        UserError: if it is not installed.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise UserError(f'{flag} needs transformers; run: pip install "wildshape[transformers]"') from error
+    if not sys.stderr.isatty():
+        transformers.logging.disable_progress_bar()
+    return transformers
+
+
 def parse_opts(opts: Sequence[str]) -> dict[str, str]:
     """`KEY VALUE KEY VALUE ...` (or `KEY=VALUE ...`) as a mapping.
 

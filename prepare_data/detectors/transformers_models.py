@@ -6,12 +6,12 @@ Imported when used: pip install "wildshape[transformers]".
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from prepare_data.backends import import_transformers
 from prepare_data.detectors import Detection, DetectorRequest
 from wildshape.device import pick_device
 from wildshape.errors import UserError
@@ -134,17 +134,10 @@ def make(request: DetectorRequest) -> ClassDetector | TextDetector:
     Raises:
         UserError: if transformers is not installed, or the model cannot be had or does not detect.
     """
-    try:
-        import transformers
-    except ImportError as error:
-        raise UserError(
-            '--detector transformers needs transformers; run: pip install "wildshape[transformers]"'
-        ) from error
+    transformers = import_transformers("--detector transformers")
     name = request.model or DEFAULT_MODEL
     if unknown := sorted(set(request.opts) - set(_OPTIONS)):
         raise UserError(f"--opts: expected some of {', '.join(_OPTIONS)}; found {', '.join(unknown)}")
-    if not sys.stderr.isatty():
-        transformers.logging.disable_progress_bar()
     device = pick_device(request.device)
     try:
         config = transformers.AutoConfig.from_pretrained(name)

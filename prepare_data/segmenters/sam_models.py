@@ -5,12 +5,11 @@ Imported when used: pip install "wildshape[transformers]".
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prepare_data.backends import BackendRequest
+from prepare_data.backends import BackendRequest, import_transformers
 from prepare_data.segmenters import Segmentation
 from wildshape.device import pick_device
 from wildshape.errors import UserError
@@ -79,16 +78,9 @@ def make_sam2(request: BackendRequest) -> SamSegmenter:
 
 
 def _make(request: BackendRequest, default: str) -> SamSegmenter:
-    try:
-        import transformers
-    except ImportError as error:
-        raise UserError(
-            '--segmenter sam needs transformers; run: pip install "wildshape[transformers]"'
-        ) from error
+    transformers = import_transformers("--segmenter sam")
     if request.opts:
         raise UserError(f"--segmenter sam: expected no --opts; found {', '.join(sorted(request.opts))}")
-    if not sys.stderr.isatty():
-        transformers.logging.disable_progress_bar()
     name = request.model or default
     device = pick_device(request.device)
     try:
