@@ -99,7 +99,11 @@ def test_boxes_that_are_found_again_keep_their_masks(world, capsys):
         run(config(), world)
     assert not Red.calls or sum(map(sum, Red.calls)) == 0
     metrics = run(config(overwrite=True), world)
-    loaded = sys.modules[next(name for name in sys.modules if name.startswith("segmenter_"))]
+    [loaded] = [
+        module
+        for name, module in sys.modules.items()
+        if name.startswith("segmenter_") and module.__file__ == str(PLUG_IN)
+    ]
     assert metrics["reused"] == 4 and loaded.Red.calls[-1:] == [(1,)]
     assert decode_mask(world.load("instances")["mask_rle"][2]).sum() == 50
     assert "4 from before" in capsys.readouterr().out

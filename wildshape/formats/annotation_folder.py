@@ -26,6 +26,12 @@ class PictureOut:
     rows: list[int]
 
 
+def image_folder(path: Path) -> Path:
+    """Where the pictures lie: `images` beside the file, else the file's own folder."""
+    folder = path.parent / "images"
+    return folder if folder.is_dir() else path.parent
+
+
 def write_pictures(
     labels: Table, images: Table, workspace: Workspace, out: Path, title: str
 ) -> list[PictureOut]:

@@ -49,12 +49,6 @@ def find_file(root: Path) -> Path:
     return one_file(root, "JSON export of Label Studio", "project-*.json", "*.json")
 
 
-def image_folder(path: Path) -> Path:
-    """Where the pictures lie: `images` beside the file, else the file's own folder."""
-    folder = path.parent / "images"
-    return folder if folder.is_dir() else path.parent
-
-
 def read_records(
     path: Path, workspace: Workspace, source_category: str | None = None
 ) -> tuple[list[LabelRecord], Counter[str]]:

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from wildshape.formats import (
     acsm_cachedir,
     animal_pose,
+    annotation_folder,
     ap10k,
     coco,
     cvat,
@@ -80,9 +81,9 @@ READERS: Mapping[str, Reader] = MappingProxyType(
             acsm_cachedir.input_files,
             loose_names=True,
         ),
-        "cvat": Reader(cvat.find_file, cvat.image_folder, cvat.read_records),
+        "cvat": Reader(cvat.find_file, annotation_folder.image_folder, cvat.read_records),
         "label_studio": Reader(
-            label_studio.find_file, label_studio.image_folder, label_studio.read_records
+            label_studio.find_file, annotation_folder.image_folder, label_studio.read_records
         ),
     }
 )
