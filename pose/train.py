@@ -272,7 +272,9 @@ def run(config: Config, workspace: "Workspace") -> dict[str, Any]:
     Raises:
         UserError: labels are missing or do not fit, or a training with other settings is there.
     """
-    name = model_name(config.is_aux, config.training_name)
+    # Trained on another run's pseudo-labels, a network is this run's own and takes no arm's name.
+    arm = config.arm if config.web_run else config.training_name
+    name = model_name(config.is_aux, arm)
     spec = workspace.category
     records, web_records, inputs = training_records(config, workspace)
     model, settings, origin = build_model(config, workspace)

@@ -33,6 +33,8 @@ class Config:
     """A tiny world and a few training steps: shows in a minute that everything runs, learns nothing."""
     filter: str = "cf_cm"
     """Criterion whose selection the 3D model is trained with."""
+    rounds: int = 1
+    """Rounds of self-training, as of `wildshape run`; each later one takes half as long again."""
     seed: int = 0
     """Seed of the world and of every training."""
 
@@ -59,6 +61,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         **common,
         labels="diorama",
         filter=config.filter,
+        rounds=config.rounds,
         seed=config.seed,
         size="miniature" if config.miniature else "cpu",
     )

@@ -37,6 +37,8 @@ class TrainingDataConfig(CommonConfig):
     """Criterion that selected them (kpconf, cf_mt, cf_cm, cf_cm2, ...); none: no selection."""
     pl_source: str = "pose"
     """Whose keypoints they carry: pose, pose_aux, acsm, or truth (a synthetic world's ceiling)."""
+    web_run: str | None = None
+    """Run whose pseudo-labels and selection they are, such as an earlier round; by default this one."""
     labels_from: str = ""
     """Other categories whose training labels are added, such as horse,sheep."""
     seed: int = 0
@@ -83,10 +85,11 @@ def training_records(
         parts.append(records)
         inputs += paths
     if not config.use_web_images:
-        if config.filter or config.web_images_num:
-            raise UserError("--filter and --web_images_num: expected --use_web_images with them")
+        if config.filter or config.web_images_num or config.web_run:
+            raise UserError("--filter, --web_images_num and --web_run: expected --use_web_images with them")
         return join_records(parts), None, inputs
-    chosen, paths = web(workspace, config.pl_source, config.filter, config.web_images_num, config.seed)
+    place = workspace.sibling(name=config.web_run) if config.web_run else workspace
+    chosen, paths = web(place, config.pl_source, config.filter, config.web_images_num, config.seed)
     return join_records(parts), chosen, inputs + paths
 
 
