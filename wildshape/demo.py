@@ -43,7 +43,9 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """Make the world, then run the whole sequence on it."""
     diorama = importlib.import_module("prepare_data.make_diorama")
     counts: dict[str, Any] = (
-        {"num_train": 24, "num_val": 8, "num_test": 12, "num_web": 40} if config.miniature else {}
+        {"image_size": 160, "num_train": 24, "num_val": 8, "num_test": 12, "num_web": 36}
+        if config.miniature
+        else {}
     )
     common: dict[str, Any] = {
         "category": config.category,
