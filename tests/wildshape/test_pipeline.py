@@ -105,6 +105,7 @@ def test_a_killed_run_continues_and_ends_the_same(finished, tmp_path):
     assert_same_results(finished, workspace)
 
 
+@pytest.mark.slow
 def test_a_second_round_learns_from_the_selection_of_the_first(finished, capsys):
     first = [path for path in finished.run_dir.rglob("*") if path.suffix == ".pt"]
     first += [*finished.run_dir.glob("keypoints/*.parquet"), *finished.run_dir.glob("selections/*.parquet")]
