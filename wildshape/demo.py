@@ -14,6 +14,9 @@ from wildshape.cli import script_main
 from wildshape.files import write_json
 from wildshape.workspace import Workspace
 
+SCORE_THRESHOLD = 0.2
+"""Below the detector's own: more animals to choose from, and the criteria weed out what is none."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -63,6 +66,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         **common,
         labels="diorama",
         filter=config.filter,
+        score_threshold=SCORE_THRESHOLD,
         rounds=config.rounds,
         seed=config.seed,
         size="miniature" if config.miniature else "cpu",
