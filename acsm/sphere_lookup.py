@@ -79,9 +79,7 @@ class SphereLookup:
         return self.faces[face], shares / shares.sum(dim=1, keepdim=True)
 
 
-def lookup_reference(
-    sphere_vertices: Tensor, faces: Tensor, points: Tensor
-) -> tuple[Tensor, Tensor]:
+def lookup_reference(sphere_vertices: Tensor, faces: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     """The readable twin of `SphereLookup`: every point [N, 3] is tried against every face [F, 3]."""
     corners = sphere_vertices[faces]  # [F, 3, 3]
     shares = torch.linalg.solve(corners.transpose(1, 2), points.T.expand(len(faces), 3, len(points)))

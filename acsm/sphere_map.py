@@ -17,6 +17,7 @@ import numpy as np
 from scipy.sparse import coo_matrix, csr_matrix, diags
 from scipy.sparse.linalg import splu
 
+from acsm.surface_halves import border_loop, exact_mirror, two_discs
 from acsm.template_mesh import edges_of, pieces_of
 from wildshape.errors import UserError
 
@@ -170,13 +171,13 @@ class _Surface:
         self.points = vertices * np.sqrt(4 * np.pi / area)
         self.faces = faces
         self.area = np.maximum(_areas(self.points, faces), 1e-9)
-        self.mirror = _exact_mirror(vertices, faces)
+        self.mirror = exact_mirror(vertices, faces)
 
     def flattened(self) -> np.ndarray:
         """A first map: two discs, lifted to the hemispheres."""
         for axis, offset in _CUTS:
             left = self._half(axis, offset)
-            loop = None if left is None else _border_loop(self.faces[left])
+            loop = None if left is None else border_loop(self.faces[left])
             if left is None or loop is None:
                 continue
             angle = self._angles(loop, axis)
@@ -192,14 +193,14 @@ class _Surface:
             if sphere is not None:
                 return sphere
         raise UserError(
-            "expected a surface that a plane parts into two discs which lie flat; found none; run: wildshape "
-            "template check"
+            "expected a surface that a plane parts into two discs which lie flat; found none; run: "
+            "wildshape template check"
         )
 
     def _half(self, axis: int, offset: float) -> np.ndarray | None:
         """bool [F]: a connected side of a plane whose other side is connected, too."""
         middle = self.points[self.faces].mean(axis=1)[:, axis]
-        return _two_discs(self.faces, middle > offset * np.abs(middle).max())
+        return two_discs(self.faces, middle > offset * np.abs(middle).max())
 
     def _angles(self, loop: np.ndarray, axis: int) -> np.ndarray:
         """Places of the border on the circle: by length, turned to lie as in the template."""
@@ -368,57 +369,3 @@ def _tangents(sphere: np.ndarray) -> np.ndarray:
     first = np.cross(sphere, axis)
     first /= np.linalg.norm(first, axis=1, keepdims=True)
     return np.stack([first, np.cross(sphere, first)], axis=2)
-
-
-def _exact_mirror(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray | None:
-    """int [V]: each vertex's mirror image in x = 0, if the faces have theirs, too; else None."""
-    from scipy.spatial import cKDTree
-
-    size = np.ptp(vertices, axis=0).max()
-    distance, mirror = cKDTree(vertices).query(vertices * [-1, 1, 1])
-    if distance.max() > 1e-6 * size or (mirror[mirror] != np.arange(len(mirror))).any():
-        return None
-    own = {tuple(np.roll(face, -int(face.argmin()))) for face in faces}
-    other = {tuple(np.roll(face, -int(face.argmin()))) for face in mirror[faces[:, ::-1]]}
-    return mirror if own == other else None
-
-
-def _two_discs(faces: np.ndarray, inside: np.ndarray) -> np.ndarray | None:
-    """The faces ``inside`` bool [F], changed so that they and the others are connected each."""
-    if not inside.any() or inside.all():
-        return None
-    largest = _largest(faces, inside)
-    rest = _largest(faces, ~largest)
-    return ~rest
-
-
-def _largest(faces: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """bool [F]: of the chosen faces the largest set that hangs together by edges."""
-    from scipy.sparse.csgraph import connected_components
-
-    index = np.flatnonzero(chosen)
-    directed = np.sort(np.concatenate([faces[index][:, [k, (k + 1) % 3]] for k in range(3)]), axis=1)
-    owner = np.tile(index, 3)
-    order = np.lexsort(directed.T)
-    same = (directed[order][1:] == directed[order][:-1]).all(axis=1)
-    pairs = owner[order][:-1][same], owner[order][1:][same]
-    links = coo_matrix((np.ones(same.sum()), pairs), shape=[len(faces)] * 2)
-    _, piece = connected_components(links, directed=False)
-    best = np.bincount(piece[index]).argmax()
-    return chosen & (piece == best)
-
-
-def _border_loop(faces: np.ndarray) -> np.ndarray | None:
-    """The vertices around a set of faces in the order of its edges; None if that is no single loop."""
-    directed = np.concatenate([faces[:, [k, (k + 1) % 3]] for k in range(3)]).tolist()
-    pairs = {tuple(edge) for edge in directed}
-    border = {a: b for a, b in pairs if (b, a) not in pairs}
-    starts = sum((b, a) not in pairs for a, b in pairs)
-    if not border or len(border) != starts:
-        return None
-    first = min(border)
-    loop, at = [first], border[first]
-    while at != first and len(loop) <= len(border):
-        loop.append(at)
-        at = border[at]
-    return np.array(loop) if len(loop) == len(border) else None

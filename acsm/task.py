@@ -14,7 +14,7 @@ from acsm.data import ShapeSamples
 from acsm.losses import LossWeights, total_loss
 from acsm.metrics import auc, camera_errors
 from acsm.model import ACSM
-from acsm.predict import ShapePredictor, normalise
+from acsm.predict import ShapePredictor, Shapes, normalise
 from wildshape.device import bfloat16_pays
 from wildshape.errors import UserError
 from wildshape.stage import progress
@@ -74,7 +74,16 @@ class ShapeTask:
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """One varied crop (see `acsm.data.ShapeSamples.sample`)."""
-        return self.samples.sample(self._choose(index, rng), rng)
+        index = self._choose(index, rng)
+        return self._weighted(self.samples.sample(index, rng), index)
+
+    def _weighted(self, item: dict[str, np.ndarray], index: int) -> dict[str, np.ndarray]:
+        """A sample with the weight of its keypoints, where web animals have one of their own."""
+        if self.config.web_weight == 1:
+            return item
+        weight = np.float32(1 if index < self.num_labels else self.config.web_weight)
+        trust = np.array([1, 1, 1, 1, weight], np.float32)
+        return {**item, "emphasis": weight, "guide": item["guide"] * trust}
 
     def _choose(self, index: int, rng: np.random.Generator) -> int:
         """The animal itself, or another one so that labels get their share."""
@@ -97,7 +106,8 @@ class ShapeTask:
             entropy=self.config.entropy_weight,
             spread=self.config.spread_weight,
         )
-        return total_loss(prediction, batch["target_ndc"], batch["weight"], batch["guide"], weights)
+        target = batch["target_ndc"], batch["weight"], batch["guide"]
+        return total_loss(prediction, *target, weights, batch.get("emphasis"))
 
     def predict(self, batch: dict[str, Tensor], articulated: bool) -> dict[str, Tensor]:
         """The model's prediction for a batch."""
@@ -113,12 +123,16 @@ class ShapeTask:
             "weight": batch["weight"][:, flip],
             "guide": batch["guide"] * guide,
         }
+        if "emphasis" in batch:
+            mirrored["emphasis"] = batch["emphasis"]
         return {name: torch.cat((batch[name], value)) for name, value in mirrored.items()}
 
     def evaluate(self) -> dict[str, float]:
         """AUC (percent) and mean camera error (degrees) on the validation animals."""
         predictor = ShapePredictor(self.model, None, (), device=str(next(self.model.parameters()).device))
-        shapes = predictor.predict_crops(self._val_crops, self._val_affines)
+        return self._keypoint_metrics(predictor.predict_crops(self._val_crops, self._val_affines))
+
+    def _keypoint_metrics(self, shapes: Shapes) -> dict[str, float]:
         val = self._val
         metrics = {"auc": auc(shapes.xy_image, val.xy, val.weight > 0, val.box_side)}
         errors = camera_errors(shapes.camera, val.camera)
@@ -196,7 +210,7 @@ class FrozenShapeTask(ShapeTask):
         turn = int(rng.integers(self.config.frozen_crops))
         with self._lock:  # of the threads that prepare samples the first one computes the feature maps
             self._variants = self._variants or self._look()
-        return self._variants[turn * len(self.samples) + index]
+        return self._weighted(self._variants[turn * len(self.samples) + index], index)
 
     def predict(self, batch: dict[str, Tensor], articulated: bool) -> dict[str, Tensor]:
         """The model's prediction from feature maps."""

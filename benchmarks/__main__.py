@@ -6,7 +6,7 @@ import importlib
 import sys
 from pathlib import Path
 
-LONG = ("masks", "pseudo_labels", "real_cows", "real_near_duplicates", "rounds")
+LONG = ("acsm_masks", "masks", "pseudo_labels", "real_cows", "real_near_duplicates", "rounds")
 NOT_BENCHMARKS = ("__init__", "__main__", "machine", "real_cows_pictures", "run_img2dataset", "scale")
 
 

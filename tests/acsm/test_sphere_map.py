@@ -6,6 +6,7 @@ import acsm_toy
 import numpy as np
 import pytest
 import torch
+from mask_world import ball, legged
 
 from acsm.sphere_lookup import SphereLookup, cell_of, lookup_reference
 from acsm.sphere_map import distortion, flipped_faces, sphere_fault, sphere_vertices
@@ -20,38 +21,6 @@ def bare(vertices, faces):
         part_parents=(-1,), part_centres=np.zeros((1, 3)), part_mirror=np.array([0]),
         keypoint_vertices=np.empty(0, int), keypoint_flip=np.empty(0, int),
     )  # fmt: skip
-
-
-def ball(rounds=2):
-    """An icosphere with the plane x = 0 through its vertices."""
-    faces = np.array([[0, 2, 4], [2, 1, 4], [1, 3, 4], [3, 0, 4], [2, 0, 5], [1, 2, 5], [3, 1, 5], [0, 3, 5]])
-    points = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], float)
-    for _ in range(rounds):
-        middle, made, points = {}, [], list(points)
-        for face in faces:
-            new = []
-            for a, b in zip(face, np.roll(face, -1)):
-                key = (min(a, b), max(a, b))
-                if key not in middle:
-                    middle[key] = len(points)
-                    point = points[a] + points[b]
-                    points.append(point / np.linalg.norm(point))
-                new.append(middle[key])
-            (a, b, c), (x, y, z) = face, new
-            made += [[a, x, z], [x, b, y], [z, y, c], [x, y, z]]
-        faces, points = np.array(made), np.array(points)
-    return points, faces
-
-
-def legged(rounds=3):
-    """A ball with four long legs, a neck and the mirror image of everything, thin where it matters."""
-    points, faces = ball(rounds)
-    shape = points * [0.35, 0.8, 0.4]
-    for x, y in ((0.5, -0.7), (-0.5, -0.7), (0.5, 0.7), (-0.5, 0.7)):
-        towards = np.array([x, y, -0.6]) / np.linalg.norm([x, y, -0.6])
-        reach = np.clip((points @ towards - 0.93) / 0.07, 0, 1)
-        shape[:, 2] -= 1.1 * reach
-    return shape, faces
 
 
 @pytest.fixture(scope="module")
