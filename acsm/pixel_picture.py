@@ -58,7 +58,7 @@ def pixel_pictures(predictor: ShapePredictor, crops: np.ndarray) -> np.ndarray:
 def shape_picture(
     crop: np.ndarray, vertices_ndc: np.ndarray, sphere: np.ndarray, template: ArticulatedTemplate
 ) -> np.ndarray:
-    """A crop [S, S, 3], faded, with a mesh [V, 3] in its NDC over it in the colours of its places [V, 3]."""
+    """A crop [S, S, 3], faded, under a mesh [V, 3] in its NDC, in the colours of its places [V, 3]."""
     seen = rasterize(np.asarray(vertices_ndc, np.float64)[None], template.faces, crop.shape[0])
     colours = interpolate(place_colours(sphere).astype(np.float32), template.faces, seen)[0]
     faded = 255 + FADED * (crop.astype(np.float32) - 255)

@@ -25,8 +25,8 @@ from wildshape.tables import write_table
 
 def config(**settings):
     short = {
-        "category": "beast", "image_size": 64, "steps": 4, "batch_size": 3, "eval_every": 2, "imagenet": False,
-        "precision": "float32", "device": "cpu", "num_workers": 1, "supervise": "both",
+        "category": "beast", "image_size": 64, "steps": 4, "batch_size": 3, "eval_every": 2,
+        "imagenet": False, "precision": "float32", "device": "cpu", "num_workers": 1, "supervise": "both",
     }  # fmt: skip
     return train.Config(**{**short, **settings})
 
@@ -89,7 +89,7 @@ def test_pictures_show_where_pixels_are_taken(shared):
     crops = np.stack([samples.crop(i, samples.evaluation_affine(i)) for i in range(3)])
     shown = validation_pictures(predictor, crops, affines, records.xy)["validation animals"]
     assert shown.shape == (2 * 166 + 6, 8 * 166 + 6, 3)
-    # A pixel map that is sure of the background everywhere leaves the faded photo; of the animal, one colour.
+    # A pixel map that is sure of the background leaves the faded photo; of the animal, one colour.
     output = predictor.model.pixel_map.output
     with torch.no_grad():
         output.weight.zero_()
