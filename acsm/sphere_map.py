@@ -80,7 +80,7 @@ def sphere_fault(template: ArticulatedTemplate) -> str | None:
 def sphere_vertices(template: ArticulatedTemplate) -> np.ndarray:
     """Place of every vertex on the unit sphere, float64 [V, 3], in the template's axes.
 
-    A template that brings its own map, such as a released one, keeps it.
+    A template that brings its own map, such as a released one, keeps it, unless that turns triangles over.
 
     Raises:
         UserError: the surface is open, in pieces, or has handles.
@@ -91,8 +91,9 @@ def sphere_vertices(template: ArticulatedTemplate) -> np.ndarray:
             f"a map to the sphere needs {fault}; mend the template and look with: wildshape template "
             "check, or train with --supervise keypoints"
         )
-    if template.sphere_vertices is not None:
-        return template.sphere_vertices
+    own = template.sphere_vertices
+    if own is not None and not flipped_faces(own, template.faces).any():
+        return own
     shape = (template.vertices.tobytes(), template.faces.tobytes())
     return _computed(*shape).copy()
 

@@ -264,8 +264,9 @@ def test_what_masks_cannot_be_learnt_from_is_said_in_one_line(shared, tmp_path, 
     other = mask_world.build(tmp_path / "other")
     table = other.load("labels")
     masks = table["mask_rle"].copy()
-    masks[2] = encode_mask(np.ones((5, 7)))
-    write_table(table.with_columns(mask_rle=masks), other.table_path("labels"))
+    visible = table["visible"].copy()
+    masks[2], visible[1] = encode_mask(np.ones((5, 7))), 0  # one without a mask, one without keypoints
+    write_table(table.with_columns(mask_rle=masks, visible=visible), other.table_path("labels"))
     capsys.readouterr()
     assert train.run(config(steps=1), other)["labelled_animals"] == 6
     said = capsys.readouterr().out

@@ -60,8 +60,11 @@ def test_the_map_is_the_same_again_and_a_template_s_own_goes_first(mapped):
 
     _computed.cache_clear()
     np.testing.assert_array_equal(sphere_vertices(bare(vertices, faces)), sphere)
-    own = replace(bare(vertices, faces), sphere_vertices=-sphere)
-    np.testing.assert_array_equal(sphere_vertices(own), -sphere)
+    turned = sphere @ np.array([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]])
+    own = replace(bare(vertices, faces), sphere_vertices=turned)
+    np.testing.assert_array_equal(sphere_vertices(own), turned)
+    inside_out = replace(own, sphere_vertices=-sphere)
+    np.testing.assert_array_equal(sphere_vertices(inside_out), sphere)
 
 
 def test_surfaces_without_a_map_are_refused_in_one_line(mapped):
