@@ -124,8 +124,9 @@ def test_killed_and_resumed_training_ends_with_the_same_weights(shared, tmp_path
         train.run(config(), other)
     monkeypatch.setattr(train.MaskShapeTask, "loss", original)
     assert train.run(config(), other)["finished"]
+    resumed = weights(other, "labels")["model"]
     for name, value in weights(straight, "labels")["model"].items():
-        torch.testing.assert_close(weights(other, "labels")["model"][name], value, rtol=0, atol=0)
+        torch.testing.assert_close(resumed[name], value, rtol=0, atol=0)
     # Masks that changed since are another training, although the table counts as the same.
     table = other.load("labels")
     masks = table["mask_rle"].copy()

@@ -5,13 +5,17 @@ from dataclasses import replace
 import acsm_toy
 import numpy as np
 import pytest
+import rig_files
 import torch
 from mask_world import ball, legged
+from scipy.io import loadmat, savemat
 
 from acsm.sphere_lookup import SphereLookup, cell_of, lookup_reference
 from acsm.sphere_map import distortion, flipped_faces, sphere_fault, sphere_vertices
-from acsm.template import ArticulatedTemplate
+from acsm.template import ArticulatedTemplate, load_template
+from acsm.template_file import read_template
 from wildshape.errors import UserError
+from wildshape.skeleton import load_skeleton
 
 
 def bare(vertices, faces):
@@ -65,6 +69,28 @@ def test_the_map_is_the_same_again_and_a_template_s_own_goes_first(mapped):
     np.testing.assert_array_equal(sphere_vertices(own), turned)
     inside_out = replace(own, sphere_vertices=-sphere)
     np.testing.assert_array_equal(sphere_vertices(inside_out), sphere)
+
+
+def test_a_released_folder_brings_its_own_map(tmp_path):
+    folder = rig_files.write_cachedir(tmp_path)
+    (tmp_path / "tube.skeleton.yaml").write_text(rig_files.SKELETON)
+    skeleton = load_skeleton(tmp_path / "tube.skeleton.yaml")
+    mean_shape = loadmat(folder / "mean_shape.mat")
+    content = {name: mean_shape[name] for name in ("verts", "faces")}
+    plain = read_template(folder, skeleton).template
+    assert plain.sphere_vertices is None
+    computed = sphere_vertices(plain)
+    savemat(folder / "mean_shape.mat", {**content, "sphere_verts": 3 * computed})
+    own = read_template(folder, skeleton).template
+    np.testing.assert_allclose(own.sphere_vertices, computed, atol=1e-9)
+    own.save(tmp_path / "own.npz")
+    np.testing.assert_array_equal(load_template(tmp_path / "own.npz").sphere_vertices, own.sphere_vertices)
+    savemat(folder / "mean_shape.mat", {**content, "sphere_verts": -computed})
+    folded = read_template(folder, skeleton)
+    assert folded.template.sphere_vertices is None and "sphere_verts turn" in " ".join(folded.notes)
+    savemat(folder / "mean_shape.mat", {**content, "sphere_verts": computed[1:]})
+    with pytest.raises(UserError, match="expected sphere_verts"):
+        read_template(folder, skeleton)
 
 
 def test_surfaces_without_a_map_are_refused_in_one_line(mapped):
