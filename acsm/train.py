@@ -16,6 +16,7 @@ from acsm.camera_fit import guiding_cameras
 from acsm.checkpoint_init import initialise
 from acsm.data import CropStyle, ShapeSamples
 from acsm.mask_checks import check_masks, masks_digest
+from acsm.mask_crops import STRIDE
 from acsm.mask_options import MANY_CAMERAS, MaskOptions
 from acsm.mask_task import MaskShapeTask
 from acsm.model import ACSM, ACSMArchitecture
@@ -111,6 +112,10 @@ class Config(MaskOptions, MonitorOptions, TrainingDataConfig):
         if not 64 <= self.image_size <= 1024:
             raise UserError(f"--image_size: expected 64 to 1024; found {self.image_size}")
         self.check_masks()
+        if self.supervise != "keypoints" and self.image_size % STRIDE:
+            raise UserError(
+                f"--image_size: expected a multiple of {STRIDE} with masks; found {self.image_size}"
+            )
         if self.cameras < 1:
             raise UserError(f"--num_cameras: expected at least 1; found {self.num_cameras}")
         for name in ("label_share", "warmup"):

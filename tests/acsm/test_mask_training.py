@@ -252,6 +252,8 @@ def test_what_masks_cannot_be_learnt_from_is_said_in_one_line(shared, tmp_path, 
         train.run(config(category="stick"), stick)
     with pytest.raises(UserError, match="--freeze: expected --supervise keypoints"):
         config(freeze=True)
+    with pytest.raises(UserError, match="--image_size: expected a multiple of 4 with masks; found 70"):
+        config(image_size=70)
     with pytest.raises(UserError, match="--coverage_weight: expected at least 0; found -1"):
         config(coverage_weight=-1)
     zero = dict.fromkeys(
