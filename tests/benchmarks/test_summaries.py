@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import pseudo_labels, real_cows
+from benchmarks import acsm_masks, pseudo_labels, real_cows
 
 
 def animals(ids, right, count):
@@ -65,3 +65,28 @@ def test_the_claims_of_the_pseudo_label_benchmark():
     assert "cf_cm" in table and "75.0 +- 1.4" in table and "75.5 +- 0.7" in table
     assert "by_instance" not in pseudo_labels.without_animals(seeds[0])["arms"]["cf_cm"]
     assert seeds[0]["arms"]["cf_cm"]["by_instance"]["instance_id"] == ["0/a", "0/b"]
+
+
+def test_masks_are_compared_animal_by_animal():
+    def row(auc_right, iou, names):
+        listed = {**animals(names, auc_right, [4, 4]), "camera_error_deg": [10.0, 20.0]}
+        return {
+            "auc": 50.0, "miou": 100 * sum(iou.values()) / 2, "camera_error": 15.0, "seconds_a_step": 0.5,
+            "by_instance": listed, "iou": iou,
+        }  # fmt: skip
+
+    seeds = []
+    for seed in (1, 2):
+        names = [f"{seed}/a", f"{seed}/b"]
+        seeds.append({"arms": {
+            "keypoints": row([1.0, 2.0], {"a": 0.5, "b": float("nan")}, names),
+            "both": row([2.0, 2.0], {"a": 0.5 + 0.1 * seed, "b": float("nan")}, names),
+        }})  # fmt: skip
+    found = acsm_masks.summarise(seeds)
+    over = found["over_keypoints"]["both"]
+    assert over["miou"]["gain"] == pytest.approx(15) and over["miou"]["animals"] == 2
+    assert over["miou"]["interval"][0] >= 10 - 1e-9 and over["miou"]["interval"][1] <= 20 + 1e-9
+    assert over["auc"]["gain"] == pytest.approx(100 * 2 / 16) and over["camera"]["gain"] == 0
+    assert found["arms"]["both"]["seconds_a_step"]["values"] == [0.5, 0.5]
+    assert "keypoints" in acsm_masks.table(found) and "keypoints" not in found["over_keypoints"]
+    assert set(acsm_masks.without_animals(seeds[0])["both"]) == {*acsm_masks.FIGURES, "seconds_a_step"}
