@@ -85,6 +85,10 @@ class ShapeTask:
         low, high = (0, self.num_labels) if labelled else (self.num_labels, len(self.samples))
         return int(rng.integers(low, high))
 
+    def parameters_rest(self, step: int) -> bool:
+        """Whether some parameters have no gradient: those of the parts during the warm-up."""
+        return step < self._articulate_from
+
     def loss(self, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
         """The loss of a batch, parts at rest during the warm-up."""
         if self.config.flip == "both":

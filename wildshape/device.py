@@ -5,18 +5,27 @@ from __future__ import annotations
 import torch
 
 from wildshape.errors import UserError
+from wildshape.processes import local_rank, process_count
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """A device by name; "auto" takes CUDA where there is one.
+    """A device by name; "auto" takes CUDA where there is one, each process of several its own.
 
     Raises:
         UserError: if CUDA is asked for and there is none.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UserError("--device: expected a CUDA device; found none; use --device cpu")
+    if name == "cuda" and process_count() > 1:
+        count = torch.cuda.device_count()
+        if local_rank() >= count:
+            raise UserError(
+                f"expected at most {count} processes on this machine, one for each GPU; found "
+                f"{local_rank() + 1}; lower --nproc-per-node, or use --device cpu"
+            )
+        return torch.device("cuda", local_rank())
     return torch.device(name)
 
 

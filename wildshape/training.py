@@ -11,9 +11,7 @@ import math
 import os
 import shutil
 import time
-from collections import deque
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,10 +20,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from wildshape.data_stream import batch_items, batches
+from wildshape.distributed import (
+    join_processes,
+    mean_over_processes,
+    own_slice,
+    shared_loss,
+    told_by_first,
+)
 from wildshape.errors import UserError
 from wildshape.files import atomic_write, write_json
 from wildshape.monitor import Monitor
+from wildshape.processes import is_first_process
 from wildshape.stage import Provenance, describe_change, fingerprint, progress
+from wildshape.training_log import TrainingLog
+
+__all__ = [
+    "FitConfig", "FitResult", "TrainTask", "batch_items", "fit", "fit_config", "load_checkpoint",
+    "save_checkpoint",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -156,65 +169,6 @@ def load_checkpoint(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
     return state
 
 
-def batch_items(count: int, batch_size: int, seed: int, step: int) -> list[tuple[int, int]]:
-    """The (position in the stream, item) pairs of one step.
-
-    The stream visits all items once an epoch, in an order that depends on the seed and the epoch only.
-    """
-    pairs = []
-    for position in range(step * batch_size, (step + 1) * batch_size):
-        epoch, place = divmod(position, count)
-        pairs.append((position, int(_permutation(count, seed, epoch)[place])))
-    return pairs
-
-
-def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
-    key = (count, seed, epoch)
-    order = _PERMUTATIONS.get(key)
-    if order is None:
-        if len(_PERMUTATIONS) > 8:
-            _PERMUTATIONS.clear()
-        order = np.random.default_rng([seed, 1, epoch]).permutation(count)
-        _PERMUTATIONS[key] = order
-    return order
-
-
-_PERMUTATIONS: dict[tuple[int, int, int], np.ndarray] = {}
-
-
-def _make_batch(task: TrainTask, config: FitConfig, step: int) -> tuple[dict[str, Tensor], list[int]]:
-    pairs = batch_items(len(task), config.batch_size, config.seed, step)
-    samples = [
-        task.sample(item, np.random.default_rng([config.seed, 2, position])) for position, item in pairs
-    ]
-    batch = {
-        name: torch.from_numpy(np.stack([np.asarray(sample[name]) for sample in samples]))
-        for name in samples[0]
-    }
-    return batch, [item for _, item in pairs]
-
-
-def _batches(
-    task: TrainTask, config: FitConfig, first: int
-) -> Iterator[tuple[int, dict[str, Tensor], list[int]]]:
-    """Batches in order, prepared ahead by threads (image decoding and warping release the GIL)."""
-    with ThreadPoolExecutor(max(config.num_workers, 1)) as pool:
-        ahead: deque[tuple[int, Future]] = deque()
-        following = first
-        try:
-            while True:
-                while len(ahead) < 2 * max(config.num_workers, 1) and following < config.steps:
-                    ahead.append((following, pool.submit(_make_batch, task, config, following)))
-                    following += 1
-                if not ahead:
-                    return
-                step, future = ahead.popleft()
-                yield step, *future.result()
-        finally:
-            for _, future in ahead:
-                future.cancel()
-
-
 def _better(config: FitConfig, new: Mapping[str, float], old: Mapping[str, float] | None) -> bool:
     name = config.metric.removeprefix("-")
     if name not in new:
@@ -235,6 +189,9 @@ def fit(
 ) -> FitResult:
     """Train, saving `best.pt`, `last.pt`, `metrics.jsonl` and a manifest in `out_dir`; resumable.
 
+    Processes that torchrun started train together: each takes its slice of every batch, the first
+    one writes, evaluates and shows progress, and all return the same result.
+
     Args:
         task: Model, optimiser, data, loss and evaluation.
         config: How long and how.
@@ -245,72 +202,127 @@ def fit(
 
     Raises:
         UserError: if `out_dir` holds a training with other settings, there are fewer items than a batch,
-            or the loss stops being a number.
+            a batch cannot be divided among the processes, or the loss stops being a number.
     """
-    last_path, best_path = out_dir / "last.pt", out_dir / "best.pt"
     if len(task) < config.batch_size:
         raise UserError(
             f"expected at least a batch of {config.batch_size} training items; found {len(task)}; "
             "label more, or lower --batch_size"
         )
-    start, best = _resume(task, config, out_dir, provenance)
+    join_processes(next(task.model.parameters()).device)
+    own_slice(config.batch_size)
+    return _train(task, config, _Keeper(task, out_dir, provenance, extra, config), monitor)
+
+
+def _train(task: TrainTask, config: FitConfig, keeper: _Keeper, monitor: Monitor | None) -> FitResult:
+    start = keeper.resume()
     device = next(task.model.parameters()).device
     base_lr = [group.setdefault("base_lr", group["lr"]) for group in task.optimizer.param_groups]
+    loss_of = shared_loss(task)
     began = time.monotonic()
-    log = _Log(out_dir / "metrics.jsonl", start, monitor)
+    log = TrainingLog(keeper.log_path, start, monitor)
     step, stopped, saved = start, False, start
     bar = progress(title=config.title, total=config.steps, unit="step", initial=start)
-
-    def save(path: Path) -> None:
-        save_checkpoint(path, _state(task, step, best, extra, provenance))
-        progressed = {"step": step, "steps": config.steps, "best": best}
-        write_json(out_dir / "manifest.json", {**provenance.as_dict(), **progressed})
-
     task.model.train()
     with bar, log:
-        for step, batch, items in _batches(task, config, start):
+        for step, batch, items in batches(task, config, start):
             batch = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
             factor = config.lr_factor(step)
             for group, lr in zip(task.optimizer.param_groups, base_lr):
                 group["lr"] = lr * factor
             with torch.autocast(device.type, torch.bfloat16, enabled=config.autocast):
-                loss, scalars = task.loss(batch, step)
-            value = float(loss.detach())
+                loss, scalars = loss_of(batch, step)
+            late = config.time_limit is not None and time.monotonic() - began > 60 * config.time_limit
+            # Told to all processes, so that they stop together.
+            value, late = mean_over_processes([float(loss.detach()), float(late)], device)
             if not math.isfinite(value):
                 raise UserError(
                     f"the loss became {value} at step {step} (items {items[:8]}...); the last good "
-                    f"state is {last_path}; lower --lr, or look at these items"
+                    f"state is {keeper.last_path}; lower --lr, or look at these items"
                 )
             task.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             task.optimizer.step()
             step += 1
             bar.update()
+            stopped = late > 0 and step < config.steps
             if step % config.log_every == 0 or step == config.steps:
                 bar.set_postfix(loss=f"{value:.4g}", refresh=False)
-                log.write(step=step, loss=value, lr=base_lr[0] * factor, **scalars)
-            late = config.time_limit is not None and time.monotonic() - began > 60 * config.time_limit
-            stopped = late and step < config.steps
+                means = mean_over_processes(list(scalars.values()), device)
+                log.write(step=step, loss=value, lr=base_lr[0] * factor, **dict(zip(scalars, means)))
             if step % config.eval_every == 0 or step == config.steps:
-                task.model.eval()
-                metrics = task.evaluate()
-                if monitor is not None and hasattr(task, "pictures"):
-                    monitor.pictures(step, task.pictures())
-                task.model.train()
-                log.write(step=step, **{f"val_{name}": number for name, number in metrics.items()})
-                if _better(config, metrics, best):
-                    best = metrics
-                    save(best_path)
-                save(last_path)
+                if is_first_process():
+                    metrics = _evaluate(task, step, monitor)
+                    log.write(step=step, **{f"val_{name}": number for name, number in metrics.items()})
+                    keeper.save_evaluated(step, metrics)
                 saved = step
             if stopped:
                 break
-    if saved != step:
-        save(last_path)
-    if best is None:  # stopped before the first evaluation: the best so far is the only one
-        save(best_path)
+    if is_first_process():
+        keeper.finish(step, saved=saved == step)
+    metrics = told_by_first(dict(keeper.best or {}))
     task.model.eval()
-    return FitResult(best_path, last_path, dict(best or {}), step, not stopped, time.monotonic() - began)
+    seconds = time.monotonic() - began
+    return FitResult(keeper.best_path, keeper.last_path, metrics, step, not stopped, seconds)
+
+
+def _evaluate(task: TrainTask, step: int, monitor: Monitor | None) -> dict[str, float]:
+    task.model.eval()
+    metrics = task.evaluate()
+    if monitor is not None and hasattr(task, "pictures"):
+        monitor.pictures(step, task.pictures())
+    task.model.train()
+    return metrics
+
+
+class _Keeper:
+    """The checkpoints of one training: what to resume from, which was best."""
+
+    def __init__(
+        self,
+        task: TrainTask,
+        out_dir: Path,
+        provenance: Provenance,
+        extra: Mapping[str, Any],
+        config: FitConfig,
+    ) -> None:
+        self.task, self.out_dir, self.provenance = task, out_dir, provenance
+        self.extra, self.config = dict(extra), config
+        self.best: dict[str, float] | None = None
+        self.last_path, self.best_path = out_dir / "last.pt", out_dir / "best.pt"
+        self.log_path = out_dir / "metrics.jsonl" if is_first_process() else None
+
+    def resume(self) -> int:
+        """The step to begin with; model and optimiser are as they were then."""
+        outcome: tuple[int, dict[str, float] | None] | UserError | None = None
+        if is_first_process():
+            try:
+                outcome = _resume(self.task, self.config, self.out_dir, self.provenance)
+            except UserError as error:
+                outcome = error
+        start, self.best = told_by_first(outcome)
+        if start and not is_first_process():
+            _restore(self.task, _read_state(self.last_path))
+        return start
+
+    def save_evaluated(self, step: int, metrics: dict[str, float]) -> None:
+        """Save after an evaluation."""
+        if _better(self.config, metrics, self.best):
+            self.best = metrics
+            self._save(self.best_path, step)
+        self._save(self.last_path, step)
+
+    def finish(self, step: int, *, saved: bool) -> None:
+        """Save what is not saved yet."""
+        if not saved:
+            self._save(self.last_path, step)
+        if self.best is None:  # stopped before the first evaluation: the best so far is the only one
+            self._save(self.best_path, step)
+
+    def _save(self, path: Path, step: int) -> None:
+        save_checkpoint(path, _state(self.task, step, self.best, self.extra, self.provenance))
+        progressed = {"step": step, "steps": self.config.steps, "best": self.best}
+        write_json(self.out_dir / "manifest.json", {**self.provenance.as_dict(), **progressed})
 
 
 def _state(
@@ -338,12 +350,7 @@ def _resume(
     out_dir.mkdir(parents=True, exist_ok=True)
     if not last_path.exists():
         return 0, None
-    try:
-        state = torch.load(last_path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(
-            f"expected a checkpoint in {last_path}; found {type(error).__name__}; remove it to train anew"
-        ) from error
+    state = _read_state(last_path)
     old = json.loads(state["provenance"])
     if fingerprint(old) != provenance.fingerprint:
         if not config.overwrite:
@@ -359,42 +366,20 @@ def _resume(
         shutil.rmtree(out_dir)
         out_dir.mkdir(parents=True)
         return 0, None
-    task.model.load_state_dict(state["model"])
-    task.optimizer.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state["rng"])
+    _restore(task, state)
     return int(state["step"]), state["best"]
 
 
-class _Log:
-    """metrics.jsonl: one JSON object a line; lines after the step that is resumed are dropped."""
+def _read_state(path: Path) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(
+            f"expected a checkpoint in {path}; found {type(error).__name__}; remove it to train anew"
+        ) from error
 
-    def __init__(self, path: Path, start: int, monitor: Monitor | None = None) -> None:
-        self.path, self.began, self.monitor = path, time.monotonic(), monitor
-        kept = []
-        if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    if json.loads(line)["step"] <= start:
-                        kept.append(line + "\n")
-                except (ValueError, KeyError):
-                    continue  # a line that a kill cut short
-        with atomic_write(path, "w") as handle:
-            handle.writelines(kept)
 
-    def __enter__(self) -> _Log:
-        self.handle = open(self.path, "a", encoding="utf-8")
-        return self
-
-    def __exit__(self, *unused: object) -> None:
-        self.handle.close()
-        if self.monitor is not None:
-            self.monitor.close()
-
-    def write(self, **values: float) -> None:
-        elapsed = round(time.monotonic() - self.began, 2)
-        plain = {name: value if isinstance(value, int) else float(value) for name, value in values.items()}
-        self.handle.write(json.dumps({**plain, "seconds": elapsed}) + "\n")
-        self.handle.flush()
-        if self.monitor is not None:
-            told = {name: float(value) for name, value in values.items() if name != "step"}
-            self.monitor.scalars(int(values["step"]), told)
+def _restore(task: TrainTask, state: Mapping[str, Any]) -> None:
+    task.model.load_state_dict(state["model"])
+    task.optimizer.load_state_dict(state["optimizer"])
+    torch.set_rng_state(state["rng"])
