@@ -27,7 +27,7 @@ IN_FUNCTIONS = {
 # Engine modules that may import torch when they are imported.
 TORCH_AT_TOP = {
     Path(f"wildshape/{name}.py")
-    for name in ("data_stream", "device", "distributed", "pretrained", "training")
+    for name in ("checkpoints", "data_stream", "device", "distributed", "pretrained", "training")
 }
 
 

@@ -1,4 +1,4 @@
-"""Where networks run, and in which arithmetic."""
+"""Where networks run, in which arithmetic, and whether they are compiled."""
 
 from __future__ import annotations
 
@@ -43,3 +43,29 @@ def bfloat16_pays(precision: str, device: torch.device) -> bool:
     # Without the instructions bfloat16 is emulated, slower than float32.
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
+
+
+def _probe(x: torch.Tensor) -> torch.Tensor:
+    return x.sin() + 1
+
+
+def compile_module(module: torch.nn.Module, device: torch.device) -> None:
+    """Have a module's forward pass compiled when it is first called; its parameters keep their names.
+
+    Args:
+        module: whose forward pass, on the device.
+        device: where it computes.
+
+    Raises:
+        UserError: nothing can be compiled here.
+    """
+    try:
+        torch.compile(_probe)(torch.ones(8, device=device))
+    except Exception as error:
+        what = "a C++ compiler such as g++" if device.type == "cpu" else "triton and a C compiler"
+        line = (str(error).splitlines() or [""])[0]
+        raise UserError(
+            f"--compile: expected {what} that torch.compile can use; found {type(error).__name__}: {line}; "
+            "install one, or leave --compile out"
+        ) from error
+    module.compile(dynamic=False)

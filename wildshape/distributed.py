@@ -114,7 +114,7 @@ class _EveryRow(torch.autograd.Function):
         return rows
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         total = gradient.contiguous().clone()
         dist.all_reduce(total)
         return total[dist.get_rank()]

@@ -6,12 +6,10 @@ that is killed and resumed ends with the weights of one that was not.
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import shutil
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,19 +18,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from wildshape.checkpoints import CheckpointKeeper, load_checkpoint, save_checkpoint
 from wildshape.data_stream import batch_items, batches
+from wildshape.device import compile_module
 from wildshape.distributed import (
     join_processes,
     mean_over_processes,
     own_slice,
     shared_loss,
+    together,
     told_by_first,
 )
 from wildshape.errors import UserError
-from wildshape.files import atomic_write, write_json
 from wildshape.monitor import Monitor
 from wildshape.processes import is_first_process
-from wildshape.stage import Provenance, describe_change, fingerprint, progress
+from wildshape.stage import Provenance, progress
 from wildshape.training_log import TrainingLog
 
 __all__ = [
@@ -57,6 +57,7 @@ class FitConfig:
         schedule: Learning-rate factor over the steps: "constant", or "cosine" down to a hundredth.
         warmup: Steps over which the learning rate rises linearly.
         autocast: Whether the forward pass runs in bfloat16.
+        compile: Whether the forward pass of the task's `compiled` (by default its model) is compiled.
         overwrite: Whether a training with other settings may be replaced.
         title: Shown by the progress bar.
     """
@@ -72,6 +73,7 @@ class FitConfig:
     schedule: str = "constant"
     warmup: int = 0
     autocast: bool = False
+    compile: bool = False
     overwrite: bool = False
     title: str = "train"
 
@@ -140,45 +142,6 @@ class FitResult:
     seconds: float = 0.0
 
 
-def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Save a checkpoint, whole or not at all."""
-    # Through a Python file: given a path, torch reports a full disk as a RuntimeError of its own.
-    with atomic_write(path) as handle:
-        torch.save(dict(state), handle)
-
-
-def load_checkpoint(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
-    """Load a checkpoint onto the CPU without executing anything in it.
-
-    Args:
-        path: The file.
-        kind: What it must hold: "pose" or "acsm".
-
-    Raises:
-        UserError: if it is missing, unreadable or of another kind.
-    """
-    if not Path(path).exists():
-        raise UserError(f"expected a checkpoint at {path}; found none")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(f"expected a checkpoint in {path}; found {type(error).__name__}") from error
-    found = state.get("extra", {}).get("kind") if isinstance(state, dict) else None
-    if found != kind:
-        raise UserError(f"expected a checkpoint of kind {kind} in {path}; found {found}")
-    return state
-
-
-def _better(config: FitConfig, new: Mapping[str, float], old: Mapping[str, float] | None) -> bool:
-    name = config.metric.removeprefix("-")
-    if name not in new:
-        raise KeyError(f"expected the metric {name} among {sorted(new)}")
-    if old is None or not math.isfinite(old.get(name, math.nan)):
-        return True
-    sign = -1 if config.metric.startswith("-") else 1
-    return sign * new[name] > sign * old[name]
-
-
 def fit(
     task: TrainTask,
     config: FitConfig,
@@ -211,13 +174,19 @@ def fit(
         )
     join_processes(next(task.model.parameters()).device)
     own_slice(config.batch_size)
-    return _train(task, config, _Keeper(task, out_dir, provenance, extra, config), monitor)
+    return _train(task, config, CheckpointKeeper(task, out_dir, provenance, extra, config), monitor)
 
 
-def _train(task: TrainTask, config: FitConfig, keeper: _Keeper, monitor: Monitor | None) -> FitResult:
+def _train(
+    task: TrainTask, config: FitConfig, keeper: CheckpointKeeper, monitor: Monitor | None
+) -> FitResult:
     start = keeper.resume()
     device = next(task.model.parameters()).device
     base_lr = [group.setdefault("base_lr", group["lr"]) for group in task.optimizer.param_groups]
+    if config.compile:
+        if together():
+            raise UserError("--compile: expected one process; found several; leave --compile out")
+        compile_module(getattr(task, "compiled", task.model), device)
     loss_of = shared_loss(task)
     began = time.monotonic()
     log = TrainingLog(keeper.log_path, start, monitor)
@@ -233,8 +202,8 @@ def _train(task: TrainTask, config: FitConfig, keeper: _Keeper, monitor: Monitor
             with torch.autocast(device.type, torch.bfloat16, enabled=config.autocast):
                 loss, scalars = loss_of(batch, step)
             late = config.time_limit is not None and time.monotonic() - began > 60 * config.time_limit
-            # Told to all processes, so that they stop together.
-            value, late = mean_over_processes([float(loss.detach()), float(late)], device)
+            # What any process has is told to all, so that they stop together.
+            value, lateness = mean_over_processes([float(loss.detach()), float(late)], device)
             if not math.isfinite(value):
                 raise UserError(
                     f"the loss became {value} at step {step} (items {items[:8]}...); the last good "
@@ -245,14 +214,14 @@ def _train(task: TrainTask, config: FitConfig, keeper: _Keeper, monitor: Monitor
             task.optimizer.step()
             step += 1
             bar.update()
-            stopped = late > 0 and step < config.steps
+            stopped = lateness > 0 and step < config.steps
             if step % config.log_every == 0 or step == config.steps:
                 bar.set_postfix(loss=f"{value:.4g}", refresh=False)
                 means = mean_over_processes(list(scalars.values()), device)
                 log.write(step=step, loss=value, lr=base_lr[0] * factor, **dict(zip(scalars, means)))
             if step % config.eval_every == 0 or step == config.steps:
                 if is_first_process():
-                    metrics = _evaluate(task, step, monitor)
+                    metrics = _evaluate(task, step, monitor, eager=config.compile)
                     log.write(step=step, **{f"val_{name}": number for name, number in metrics.items()})
                     keeper.save_evaluated(step, metrics)
                 saved = step
@@ -266,120 +235,12 @@ def _train(task: TrainTask, config: FitConfig, keeper: _Keeper, monitor: Monitor
     return FitResult(keeper.best_path, keeper.last_path, metrics, step, not stopped, seconds)
 
 
-def _evaluate(task: TrainTask, step: int, monitor: Monitor | None) -> dict[str, float]:
+def _evaluate(task: TrainTask, step: int, monitor: Monitor | None, *, eager: bool) -> dict[str, float]:
     task.model.eval()
-    metrics = task.evaluate()
-    if monitor is not None and hasattr(task, "pictures"):
-        monitor.pictures(step, task.pictures())
+    # Batches of other sizes would each be compiled anew.
+    with torch.compiler.set_stance("force_eager") if eager else nullcontext():
+        metrics = task.evaluate()
+        if monitor is not None and hasattr(task, "pictures"):
+            monitor.pictures(step, task.pictures())
     task.model.train()
     return metrics
-
-
-class _Keeper:
-    """The checkpoints of one training: what to resume from, which was best."""
-
-    def __init__(
-        self,
-        task: TrainTask,
-        out_dir: Path,
-        provenance: Provenance,
-        extra: Mapping[str, Any],
-        config: FitConfig,
-    ) -> None:
-        self.task, self.out_dir, self.provenance = task, out_dir, provenance
-        self.extra, self.config = dict(extra), config
-        self.best: dict[str, float] | None = None
-        self.last_path, self.best_path = out_dir / "last.pt", out_dir / "best.pt"
-        self.log_path = out_dir / "metrics.jsonl" if is_first_process() else None
-
-    def resume(self) -> int:
-        """The step to begin with; model and optimiser are as they were then."""
-        outcome: tuple[int, dict[str, float] | None] | UserError | None = None
-        if is_first_process():
-            try:
-                outcome = _resume(self.task, self.config, self.out_dir, self.provenance)
-            except UserError as error:
-                outcome = error
-        start, self.best = told_by_first(outcome)
-        if start and not is_first_process():
-            _restore(self.task, _read_state(self.last_path))
-        return start
-
-    def save_evaluated(self, step: int, metrics: dict[str, float]) -> None:
-        """Save after an evaluation."""
-        if _better(self.config, metrics, self.best):
-            self.best = metrics
-            self._save(self.best_path, step)
-        self._save(self.last_path, step)
-
-    def finish(self, step: int, *, saved: bool) -> None:
-        """Save what is not saved yet."""
-        if not saved:
-            self._save(self.last_path, step)
-        if self.best is None:  # stopped before the first evaluation: the best so far is the only one
-            self._save(self.best_path, step)
-
-    def _save(self, path: Path, step: int) -> None:
-        save_checkpoint(path, _state(self.task, step, self.best, self.extra, self.provenance))
-        progressed = {"step": step, "steps": self.config.steps, "best": self.best}
-        write_json(self.out_dir / "manifest.json", {**self.provenance.as_dict(), **progressed})
-
-
-def _state(
-    task: TrainTask,
-    step: int,
-    best: Mapping[str, float] | None,
-    extra: Mapping[str, Any],
-    provenance: Provenance,
-) -> dict[str, Any]:
-    return {
-        "model": task.model.state_dict(),
-        "optimizer": task.optimizer.state_dict(),
-        "step": step,
-        "best": None if best is None else {name: float(value) for name, value in best.items()},
-        "rng": torch.get_rng_state(),
-        "extra": dict(extra),
-        "provenance": json.dumps(provenance.as_dict()),
-    }
-
-
-def _resume(
-    task: TrainTask, config: FitConfig, out_dir: Path, provenance: Provenance
-) -> tuple[int, dict[str, float] | None]:
-    last_path = out_dir / "last.pt"
-    out_dir.mkdir(parents=True, exist_ok=True)
-    if not last_path.exists():
-        return 0, None
-    state = _read_state(last_path)
-    old = json.loads(state["provenance"])
-    if fingerprint(old) != provenance.fingerprint:
-        if not config.overwrite:
-            raise UserError(
-                f"{last_path.parent.name} exists with other settings "
-                f"({describe_change(old, provenance.as_dict())}); add --overwrite to train it anew, "
-                "or --name for another run"
-            )
-        shutil.rmtree(out_dir)
-        out_dir.mkdir(parents=True)
-        return 0, None
-    if state["step"] >= config.steps and config.overwrite:
-        shutil.rmtree(out_dir)
-        out_dir.mkdir(parents=True)
-        return 0, None
-    _restore(task, state)
-    return int(state["step"]), state["best"]
-
-
-def _read_state(path: Path) -> dict[str, Any]:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(
-            f"expected a checkpoint in {path}; found {type(error).__name__}; remove it to train anew"
-        ) from error
-
-
-def _restore(task: TrainTask, state: Mapping[str, Any]) -> None:
-    task.model.load_state_dict(state["model"])
-    task.optimizer.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state["rng"])
