@@ -46,6 +46,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "acsm-evaluate": ("acsm.evaluate", "AUC, camera error and mask IoU of the 3D model"),
     "compare": ("acsm.compare", "evaluated 3D models side by side, with a paired test"),
     "acsm-generate-pl": ("acsm.generate_pl", "reprojected 3D keypoints of every detected animal"),
+    "acsm-convert": ("acsm.convert", "make a released checkpoint of a 3D model one of ours"),
     "acsm-visualize": ("acsm.visualize", "the predicted shapes, over the photos and turned"),
 }
 
