@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--image_size", type=int, default=96)
+    parser.add_argument("--image_size", type=int, default=256)
     parser.add_argument("--batch_size", type=int, default=12)
     parser.add_argument("--turns", type=int, default=12)
     parser.add_argument("--out", type=Path)
