@@ -25,6 +25,12 @@ def parser(description: str | None) -> argparse.ArgumentParser:
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("--root", type=Path, default=Path("bench_arms"), help="folder for worlds and runs")
+    made.add_argument(
+        "--worlds",
+        type=Path,
+        default=None,
+        help="take worlds and pose networks of benchmarks.pseudo_labels",
+    )
     made.add_argument("--category", default="horse")
     made.add_argument("--seeds", type=int, default=3)
     made.add_argument("--first_seed", type=int, default=FIRST_SEED)
@@ -43,6 +49,16 @@ def call(module: str, workspace: Workspace, **settings: Any) -> Any:
     return command.run(command.Config(**common, **settings), workspace)
 
 
+def make_world(options: argparse.Namespace, workspace: Workspace, seed: int) -> None:
+    """A world, and a pose network to start from."""
+    workspace.mark()
+    call("prepare_data.make_diorama", workspace, seed=seed, **PICTURES)
+    call(
+        "pose.train", workspace, backbone="resnet18", head_channels=64, steps=options.pose_steps,
+        image_size=options.image_size, seed=seed, batch_size=16, eval_every=max(1, options.pose_steps // 4),
+    )  # fmt: skip
+
+
 def run_seed(
     options: argparse.Namespace, seed: int, arms: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:
@@ -53,15 +69,11 @@ def run_seed(
         seed: Of the world and of all trainings.
         arms: Settings of `acsm-train` by arm, over those that all share.
     """
-    workspace = Workspace(options.root / f"seed_{seed}", options.category, "bench")
-    workspace.mark()
-    call("prepare_data.make_diorama", workspace, seed=seed, **PICTURES)
+    root = options.worlds or options.root
+    workspace = Workspace(root / f"seed_{seed}", options.category, "bench")
+    if options.worlds is None:
+        make_world(options, workspace, seed)
     shared = {"image_size": options.image_size, "seed": seed}
-    every = max(1, options.pose_steps // 4)
-    call(
-        "pose.train", workspace, backbone="resnet18", head_channels=64, steps=options.pose_steps,
-        batch_size=16, eval_every=every, **shared,
-    )  # fmt: skip
     figures = {}
     for arm, settings in arms.items():
         common = {
@@ -143,7 +155,10 @@ def run_all(
         say(f"== seed {seed}")
         seeds.append(run_seed(options, seed, arms))
         say(table(summarise(seeds, reference)))
-    kept = ("category", "first_seed", "pose_steps", "steps", "image_size", "batch_size")
-    return {**{name: getattr(options, name) for name in kept}, **PICTURES,
+    kept = ("category", "first_seed", "steps", "image_size", "batch_size")
+    made = (
+        {"worlds": "of pseudo_labels"} if options.worlds else {"pose_steps": options.pose_steps, **PICTURES}
+    )
+    return {**{name: getattr(options, name) for name in kept}, **made,
             "arms": {name: dict(settings) for name, settings in arms.items()},
             "reference": reference, "figures": summarise(seeds, reference)}  # fmt: skip

@@ -5,6 +5,7 @@
 The same arm is trained without it and with each weight, at equal steps and seeds, on synthetic worlds. All
 start from the same pose network. Changes are over the arm without, on the same animals. With it a step
 looks at twice as many images. Run it again to continue.
+`--worlds DIR` takes worlds that benchmarks.pseudo_labels made, with their pose networks.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@
 The same arm is trained in float32, with the encoder in bfloat16, and compiled, at equal steps and seeds, on
 synthetic worlds; all start from the same pose network. Changes are over float32, on the same animals.
 Run it again to continue.
+`--worlds DIR` takes worlds that benchmarks.pseudo_labels made, with their pose networks.
 """
 
 from __future__ import annotations

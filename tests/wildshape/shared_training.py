@@ -18,7 +18,7 @@ from wildshape.processes import process_rank
 ROOT = Path(__file__).parents[2]
 
 
-def torchrun(script, *arguments, timeout=300):
+def torchrun(script, *arguments, timeout=600):
     """Run a script in two processes on this machine; returns its end, output and errors."""
     folders = [str(ROOT), *(str(ROOT / "tests" / room) for room in ("wildshape", "acsm", "pose"))]
     environment = {
