@@ -254,4 +254,5 @@ class FrozenShapeTask(ShapeTask):
 
     def with_mirrored(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The feature maps of the crops, and after them those of their mirror images."""
-        return {"features": torch.cat((batch["features"], batch["mirrored"]))}
+        # In single precision: autocast on a CPU joins no half ones.
+        return {"features": torch.cat((batch["features"].float(), batch["mirrored"].float()))}

@@ -1,7 +1,6 @@
 """Trainings by several processes: `torchrun ... shared_training.py FOLDER PROBLEM`."""
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -32,13 +31,16 @@ def torchrun(script, *arguments, timeout=600):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,
     )
     try:
         output, errors = process.communicate(timeout=timeout)
     finally:
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+            process.terminate()  # it ends the processes that it started
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()
     return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
