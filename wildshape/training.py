@@ -103,7 +103,13 @@ def fit_config(settings: Any, **chosen: Any) -> FitConfig:
 
 
 class TrainTask(Protocol):
-    """What a stage supplies to be trained."""
+    """What a stage supplies to be trained.
+
+    A task may have more: `pictures()` for a monitor; `compiled`, the module that --compile compiles (by
+    default the model); `parameters_rest(step)`, whether a step leaves parameters without a gradient, which
+    processes that train together must know. Where a loss divides by what a batch counts, it does so by
+    `wildshape.distributed.shared_count`.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
