@@ -8,7 +8,7 @@ counts do so by `shared_count`.
 from __future__ import annotations
 
 import atexit
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -73,6 +73,17 @@ def mean_over_processes(values: Sequence[float], device: torch.device) -> list[f
     shared = torch.tensor(list(values), dtype=kind, device=device)
     dist.all_reduce(shared)
     return (shared / dist.get_world_size()).tolist()
+
+
+def mean_scalars(scalars: Mapping[str, float]) -> dict[str, float]:
+    """Logged numbers averaged by name over the processes that have them; the same on all processes."""
+    if not together():
+        return dict(scalars)
+    every: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(every, dict(scalars))
+    names = list(dict.fromkeys(name for found in every for name in found))
+    having = {name: [found[name] for found in every if name in found] for name in names}
+    return {name: sum(values) / len(values) for name, values in having.items()}
 
 
 def shared_count(count: Tensor, least: float = 1.0) -> Tensor:

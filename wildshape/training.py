@@ -24,6 +24,7 @@ from wildshape.device import compile_module
 from wildshape.distributed import (
     join_processes,
     mean_over_processes,
+    mean_scalars,
     own_slice,
     shared_loss,
     together,
@@ -223,8 +224,7 @@ def _train(
             stopped = lateness > 0 and step < config.steps
             if step % config.log_every == 0 or step == config.steps:
                 bar.set_postfix(loss=f"{value:.4g}", refresh=False)
-                means = mean_over_processes(list(scalars.values()), device)
-                log.write(step=step, loss=value, lr=base_lr[0] * factor, **dict(zip(scalars, means)))
+                log.write(step=step, loss=value, lr=base_lr[0] * factor, **mean_scalars(scalars))
             if step % config.eval_every == 0 or step == config.steps:
                 if is_first_process():
                     metrics = _evaluate(task, step, monitor, eager=config.compile)

@@ -69,7 +69,8 @@ class Shared(ToyTask):
             predicted = predicted + self.model.late
         error = (predicted - batch["y"]).abs()[:, 0] * batch["weight"]
         loss = error.sum() / shared_count(batch["weight"].sum())
-        return loss, {"error": loss.item()}
+        # What only one process has is logged too, and the others do not wait for it in vain.
+        return loss, {"error": loss.item(), **({"of_second": 2.5} if process_rank() else {})}
 
     def evaluate(self):
         if process_rank():

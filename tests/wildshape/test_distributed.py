@@ -38,8 +38,9 @@ def test_two_processes_train_as_one_does(trained, tmp_path):
     fit_toy(Shared(), tmp_path / "alone", batch_size=6)
     alone, together = logged(tmp_path / "alone"), logged(folder / "whole")
     assert [line["step"] for line in together] == [line["step"] for line in alone]
+    assert "of_second" in together[0]
     for a, b in zip(alone, together):
-        assert b == pytest.approx(a, rel=1e-9)
+        assert b.pop("of_second", 2.5) == 2.5 and b == pytest.approx(a, rel=1e-9)
     paths = tmp_path / "alone", folder / "whole"
     states = [torch.load(path / "last.pt", weights_only=True) for path in paths]
     assert list(states[0]["model"]) == list(states[1]["model"])
@@ -131,6 +132,7 @@ def test_gathered_norms_are_batch_norms_when_alone():
 def test_counts_of_a_process_alone():
     assert [distributed.shared_count(torch.tensor(float(count))) for count in (0, 7)] == [1, 7]
     assert distributed.mean_over_processes([1.5, 2.0], torch.device("cpu")) == [1.5, 2.0]
+    assert distributed.mean_scalars({"a": 1.5}) == {"a": 1.5}
     assert distributed.told_by_first("x") == "x" and distributed.own_slice(5) == slice(0, 5)
     with pytest.raises(UserError, match="no"):
         distributed.told_by_first(UserError("no"))
