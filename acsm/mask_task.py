@@ -159,6 +159,10 @@ class MaskShapeTask(ShapeTask):
         web = np.float32(1 if index < self.num_labels else self.config.web_mask_weight)
         return {**item, "mask_weight": item["mask_weight"] * web}
 
+    def parameters_rest(self, step: int) -> bool:
+        """Whether some parameters may have no gradient: those of the pixel map, where terms have no weight."""
+        return True
+
     def loss(self, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
         """The loss on keypoints, as far as there are any, and on masks."""
         loss, terms = super().loss(batch, step)

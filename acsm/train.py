@@ -63,6 +63,9 @@ class Config(MaskOptions, MonitorOptions, TrainingDataConfig):
     """Learning rate over the steps (published: constant)."""
     flip: Literal["random", "both", "none"] = "random"
     """Mirror each sample with probability one half; or append the mirrored batch; or neither."""
+    flip_consistency: float = 0.0
+    """Weight that draws the prediction for a mirrored image and the mirrored prediction together
+    (published: 0); doubles the encoder's work unless --flip both does already."""
     rotation: float = 0.0
     """Largest turn of the crops in degrees (published: 0)."""
     colour: float = 0.2
@@ -104,6 +107,8 @@ class Config(MaskOptions, MonitorOptions, TrainingDataConfig):
     """Threads that prepare crops ahead."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the encoder; auto takes bfloat16 where the hardware has it."""
+    compile: bool = False
+    """Compile the encoder with torch.compile: minutes at first, faster steps then."""
     device: str = "auto"
     """auto, cpu or cuda."""
 
@@ -131,6 +136,10 @@ class Config(MaskOptions, MonitorOptions, TrainingDataConfig):
                 "--freeze: expected --supervise keypoints, as the pixel map learns from maps that a frozen "
                 f"encoder does not keep; found --supervise {self.supervise}"
             )
+        if self.flip_consistency < 0:
+            raise UserError(f"--flip_consistency: expected at least 0; found {self.flip_consistency}")
+        if self.freeze and self.compile:
+            raise UserError("--compile: expected an encoder to train; found --freeze")
         if self.freeze and self.flip == "both":
             raise UserError("--flip both: expected --flip random or none with --freeze")
         known = ("labels", *training_data.PUBLISHED_DATASETS)
@@ -290,6 +299,7 @@ _SETTINGS = (
     "camera_kind", "angle_ranges", "entropy_weight", "spread_weight", "translations", "order",
     "eval_every", "precision", "imagenet",
 )  # fmt: skip
+_LATER_SETTINGS = ("flip_consistency", "compile")
 
 
 def _provenance(
@@ -304,6 +314,8 @@ def _provenance(
     settings |= config.mask_settings()
     if config.supervise != "keypoints":
         settings["masks"] = masks
+    # What was not there before is remembered where it is asked for: older trainings stay as they are.
+    settings |= {name: getattr(config, name) for name in _LATER_SETTINGS if getattr(config, name)}
     settings["template"] = template_hash(template)
     files = [*inputs, *([config.init] if config.init else [])]
     return Provenance("acsm-train", settings, input_hashes(workspace.root, *files))
