@@ -25,7 +25,10 @@ IN_FUNCTIONS = {
     "prepare_data/": ("pseudolabels",),
 }
 # Engine modules that may import torch when they are imported.
-TORCH_AT_TOP = {Path(f"wildshape/{name}.py") for name in ("device", "training", "pretrained")}
+TORCH_AT_TOP = {
+    Path(f"wildshape/{name}.py")
+    for name in ("checkpoints", "data_stream", "device", "distributed", "pretrained", "training")
+}
 
 
 @lru_cache
@@ -102,7 +105,7 @@ def test_the_engine_is_imported_without_torch(path):
             for name in top_imports(path)
             if is_one_of(
                 name,
-                ("torch", "torchvision", "wildshape.device", "wildshape.training", "wildshape.pretrained"),
+                ("torch", "torchvision", *(".".join(p.with_suffix("").parts) for p in TORCH_AT_TOP)),
             )
         ]
         assert not wrong
