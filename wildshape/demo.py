@@ -20,7 +20,7 @@ SCORE_THRESHOLD = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Run everything on the synthetic world: about 20 minutes on two cores."""
+    """Run everything on the synthetic world: about a quarter of an hour on two cores."""
 
     category: str = "horse"
     """The animal: horse, cow, sheep, giraffe, bear or dog."""
