@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.pseudo_labels import of_world
 from wildshape.cli import say
 from wildshape.metrics import paired_change
 from wildshape.workspace import Workspace
@@ -118,15 +119,13 @@ def summarise(seeds: Sequence[Mapping[str, Mapping[str, Any]]], reference: str) 
             for name in ("auc", "camera_error_deg", "steps_per_second", "seconds")
         }
         if arm != reference:
-            pair = [[_of_world(i, seed[name]) for i, seed in enumerate(seeds)] for name in (arm, reference)]
+            pair = [
+                [of_world(seed[name]["by_instance"], i) for i, seed in enumerate(seeds)]
+                for name in (arm, reference)
+            ]
             row["change"] = {what: paired_change(*pair, what) for what in ("auc", "camera")}
         summary[arm] = row
     return summary
-
-
-def _of_world(index: int, figures: Mapping[str, Any]) -> dict[str, Any]:
-    animals = figures["by_instance"]
-    return {**animals, "instance_id": [f"{index}/{name}" for name in animals["instance_id"]]}
 
 
 def table(summary: Mapping[str, Any]) -> str:

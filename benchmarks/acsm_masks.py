@@ -19,6 +19,7 @@ import numpy as np
 
 from acsm.per_animal import PerAnimal
 from benchmarks.machine import save
+from benchmarks.pseudo_labels import of_world
 from wildshape.cli import say
 from wildshape.files import read_json
 from wildshape.metrics import bootstrap_interval, paired_change
@@ -83,10 +84,7 @@ def run_seed(options: argparse.Namespace, seed: int, until: float) -> dict[str, 
         figures["arms"][arm] = {
             **{name: metrics[key] for name, key in FIGURES.items()},
             "seconds_a_step": trained["seconds"] / options.steps,
-            "by_instance": {
-                **metrics["by_instance"],
-                "instance_id": [f"{seed}/{name}" for name in metrics["by_instance"]["instance_id"]],
-            },
+            "by_instance": of_world(metrics["by_instance"], seed),
             "iou": dict(zip(animals.instance_id, animals.iou.tolist())),
         }
     return figures

@@ -38,21 +38,40 @@ FIRST_SEED = 30
 STEPS = {"pose_steps": 900, "encoder_steps": 250, "acsm_steps": 2000}
 
 
-def run_seed(options: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """World, pose networks, selections and eight trainings of one seed; returns its figures."""
-    workspace = Workspace(options.root / f"seed_{seed}", options.category, "bench")
+def start_run(
+    root: Path, category: str, seed: int, num_web: int | None = None, **settings: Any
+) -> Pipeline:
+    """A world, its images and boxes, and both pose networks with their labels; what is done stays.
+
+    Args:
+        root: Folder of all seeds.
+        category: The animal.
+        seed: Of the world and of all trainings.
+        num_web: Web images; None: as many as a world has by default.
+        **settings: Of `wildshape run`, over `STEPS`.
+    """
+    workspace = Workspace(root / f"seed_{seed}", category, "bench")
     workspace.mark()
-    common = {"category": options.category, "name": "bench", "data_root": workspace.root}
+    common = {"category": category, "name": "bench", "data_root": workspace.root}
     diorama = importlib.import_module("prepare_data.make_diorama")
-    size = {} if options.num_web is None else {"num_web": options.num_web}
+    size = {} if num_web is None else {"num_web": num_web}
     diorama.run(diorama.Config(**common, seed=seed, **size), workspace)
-    steps = {**STEPS, "encoder_steps": options.encoder_steps}
-    pipeline = Pipeline(Config(**common, labels="diorama", seed=seed, size="cpu", **steps), workspace)
+    chosen = {**STEPS, **settings}
+    pipeline = Pipeline(Config(**common, labels="diorama", seed=seed, size="cpu", **chosen), workspace)
     with importlib.import_module("prepare_data.diorama.server").serving(workspace):
         pipeline.images()
     pipeline.boxes("simulated")
     truth_keypoints(workspace)
     pipeline.pose()
+    return pipeline
+
+
+def run_seed(options: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """World, pose networks, selections and eight trainings of one seed; returns its figures."""
+    pipeline = start_run(
+        options.root, options.category, seed, options.num_web, encoder_steps=options.encoder_steps
+    )
+    workspace = pipeline.workspace
     pipeline.train_acsm("labels")
     pipeline.call("label with the 3D model", "acsm.generate_pl", arm="labels")
     candidates = len(workspace.load_keypoints("pose"))
@@ -186,13 +205,14 @@ def without_animals(figures: dict[str, Any]) -> dict[str, Any]:
     return {**figures, "arms": arms}
 
 
+def number(node: dict[str, Any]) -> str:
+    """What `spread` gave, as text."""
+    deviation = "" if node["std"] is None else f" +- {node['std']:.1f}"
+    return f"{node['mean']:.1f}{deviation}"
+
+
 def table(summary: dict[str, Any]) -> str:
     """The figures as text."""
-
-    def number(node: dict[str, Any]) -> str:
-        spread = "" if node["std"] is None else f" +- {node['std']:.1f}"
-        return f"{node['mean']:.1f}{spread}"
-
     lines = [f"{'arm':<14} {'AUC':>14} {'camera error':>16} {'encoder PCK':>14} {'PCK of selection':>18}"]
     for arm in summary["arms"]:
         auc, camera, encoder = (number(summary["arms"][arm][key]) for key in FIGURES)

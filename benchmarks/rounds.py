@@ -12,20 +12,26 @@ continue.
 from __future__ import annotations
 
 import argparse
-import importlib
 import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import save
-from benchmarks.pseudo_labels import FIRST_SEED, STEPS, of_world, pose_pck, spread, without_animals
+from benchmarks.pseudo_labels import (
+    FIRST_SEED,
+    number,
+    of_world,
+    pose_pck,
+    spread,
+    start_run,
+    without_animals,
+)
 from wildshape.cli import say
 from wildshape.files import read_json
 from wildshape.metrics import paired_change
 from wildshape.report.quality import selection_quality
 from wildshape.rounds import LaterRound, round_name
-from wildshape.run import Config, Pipeline, truth_keypoints
-from wildshape.workspace import Workspace
+from wildshape.run import Pipeline
 
 FIGURES = {
     "auc": "AUC",
@@ -44,31 +50,10 @@ class MoreSteps(LaterRound):
         return {name: settings[name] for name in ("init", "backbone", "head_channels")}
 
 
-def first_round(options: argparse.Namespace, seed: int) -> Pipeline:
-    """World and first round of one seed; what was done before is not done again."""
-    workspace = Workspace(options.root / f"seed_{seed}", options.category, "bench")
-    workspace.mark()
-    common = {"category": options.category, "name": "bench", "data_root": workspace.root}
-    diorama = importlib.import_module("prepare_data.make_diorama")
-    diorama.run(diorama.Config(**common, seed=seed), workspace)
-    settings = Config(**common, labels="diorama", seed=seed, size="cpu", filter=options.filter, **STEPS)
-    pipeline = Pipeline(settings, workspace)
-    with importlib.import_module("prepare_data.diorama.server").serving(workspace):
-        pipeline.images()
-    pipeline.boxes("simulated")
-    truth_keypoints(workspace)
-    pipeline.pose()
-    pipeline.acsm(with_ceiling=False)
-    return pipeline
-
-
 def second_round(kind: type[LaterRound], first: Pipeline, name: str) -> Pipeline:
     """A round after the first, as a run of its own."""
-    place = first.workspace.sibling(name=name)
-    pipeline = kind(first.config, place, first)
-    truth_keypoints(place)
-    pipeline.pose()
-    pipeline.acsm(with_ceiling=False)
+    pipeline = kind(first.config, first.workspace.sibling(name=name), first)
+    pipeline.go_through(with_ceiling=False)
     return pipeline
 
 
@@ -87,7 +72,8 @@ def figures_of(pipeline: Pipeline, seed: int) -> dict[str, Any]:
 
 def run_seed(options: argparse.Namespace, seed: int) -> dict[str, Any]:
     """Round 1, round 2 and the control of one seed."""
-    first = first_round(options, seed)
+    first = start_run(options.root, options.category, seed, filter=options.filter)
+    first.acsm(with_ceiling=False)
     second = second_round(LaterRound, first, round_name(first.workspace.name, 2))
     control = second_round(MoreSteps, first, f"{first.workspace.name}-control")
     pipelines = {"round 1": first, "round 2": second, "control": control}
@@ -113,11 +99,7 @@ def table(summary: dict[str, Any]) -> str:
     """The figures as text."""
     lines = [f"{'':<10}" + "".join(f"{title:>27}" for title in FIGURES.values())]
     for arm, row in summary["arms"].items():
-        cells = [
-            f"{row[key]['mean']:.1f}" + ("" if row[key]["std"] is None else f" +- {row[key]['std']:.1f}")
-            for key in FIGURES
-        ]
-        lines.append(f"{arm:<10}" + "".join(f"{cell:>27}" for cell in cells))
+        lines.append(f"{arm:<10}" + "".join(f"{number(row[key]):>27}" for key in FIGURES))
     return "\n".join(lines)
 
 

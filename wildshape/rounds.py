@@ -36,6 +36,12 @@ class LaterRound(Pipeline):
         super().__init__(config, workspace)
         self.before, self.selected_before = before.workspace, before.selected
 
+    def go_through(self, with_ceiling: bool) -> None:
+        """Train, label, select, train and measure; images and boxes are those of the first round."""
+        truth_keypoints(self.workspace)
+        self.pose()
+        self.acsm(with_ceiling)
+
     def pose_web(self, is_aux: bool) -> dict[str, Any]:
         """The animals selected before, with the network's own keypoints, and its weights to go on from."""
         model = "pose_aux" if is_aux else "pose"
@@ -71,9 +77,7 @@ def later_rounds(first: Pipeline, with_ceiling: bool) -> dict[str, float]:
         place = workspace.sibling(name=round_name(workspace.name, number))
         say(f"== round {number} of {config.rounds}: run {place.name}")
         pipeline = LaterRound(config, place, before)
-        truth_keypoints(place)
-        pipeline.pose()
-        pipeline.acsm(with_ceiling)
+        pipeline.go_through(with_ceiling)
         pipeline.report()
         timings |= {f"round {number}: {title}": seconds for title, seconds in pipeline.timings.items()}
         arms.append(f"{place.name}/{config.filter}")
