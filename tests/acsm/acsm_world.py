@@ -2,8 +2,10 @@
 
 import acsm_toy
 import numpy as np
+import pytest
 from PIL import Image
 
+from acsm import train
 from wildshape.geometry import Affine2D, camera_to_image, crop_affine, xy_ndc_to_crop
 from wildshape.tables import Table, write_table
 from wildshape.workspace import Workspace
@@ -84,3 +86,19 @@ def _image(workspace, index, photo, labelled):
         "record_id": f"r{index}", "image_id": f"m{index}", "path": workspace.relative(path),
         "source": "toy", "width": photo.shape[1], "height": photo.shape[0], "status": "ok",
     }  # fmt: skip
+
+
+def train_killed_once(task, config, workspace, monkeypatch):
+    """Train, interrupted in the fourth step of a task's kind, and again to the end."""
+    original = task.loss
+
+    def dies(self, batch, step):
+        if step == 3:
+            raise KeyboardInterrupt
+        return original(self, batch, step)
+
+    monkeypatch.setattr(task, "loss", dies)
+    with pytest.raises(KeyboardInterrupt):
+        train.run(config, workspace)
+    monkeypatch.setattr(task, "loss", original)
+    assert train.run(config, workspace)["finished"]

@@ -90,18 +90,7 @@ def test_who_watches_sees_animals_and_every_camera(tmp_path, monkeypatch):
 def test_killed_and_resumed_training_ends_with_the_same_weights(shared, tmp_path, monkeypatch):
     workspace, _ = shared
     other = acsm_world.build(tmp_path)
-    original = train.ShapeTask.loss
-
-    def dies_at_step_two(self, batch, step):
-        if step == 3:
-            raise KeyboardInterrupt
-        return original(self, batch, step)
-
-    monkeypatch.setattr(train.ShapeTask, "loss", dies_at_step_two)
-    with pytest.raises(KeyboardInterrupt):
-        train.run(config(), other)
-    monkeypatch.setattr(train.ShapeTask, "loss", original)
-    assert train.run(config(), other)["finished"]
+    acsm_world.train_killed_once(train.ShapeTask, config(), other, monkeypatch)
     straight, resumed = weights(workspace, "labels"), weights(other, "labels")
     for name, value in straight.items():
         torch.testing.assert_close(resumed[name], value, rtol=0, atol=0)

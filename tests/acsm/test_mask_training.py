@@ -112,18 +112,7 @@ def test_pictures_show_where_pixels_are_taken(shared):
 def test_killed_and_resumed_training_ends_with_the_same_weights(shared, tmp_path, monkeypatch):
     straight, _ = shared
     other = acsm_mask_world.build(tmp_path)
-    original = train.MaskShapeTask.loss
-
-    def dies(self, batch, step):
-        if step == 3:
-            raise KeyboardInterrupt
-        return original(self, batch, step)
-
-    monkeypatch.setattr(train.MaskShapeTask, "loss", dies)
-    with pytest.raises(KeyboardInterrupt):
-        train.run(config(), other)
-    monkeypatch.setattr(train.MaskShapeTask, "loss", original)
-    assert train.run(config(), other)["finished"]
+    acsm_world.train_killed_once(train.MaskShapeTask, config(), other, monkeypatch)
     resumed = weights(other, "labels")["model"]
     for name, value in weights(straight, "labels")["model"].items():
         torch.testing.assert_close(resumed[name], value, rtol=0, atol=0)
