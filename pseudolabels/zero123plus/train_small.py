@@ -35,7 +35,7 @@ class Config:
     """Folder of prepare_data/make_views.py."""
     out: Path = Path("small_zero123plus")
     """Folder for checkpoints, figures and the pipeline."""
-    vae_steps: int = 4000
+    vae_steps: int = 3000
     """Optimiser steps of the autoencoder."""
     vae_batch: int = 16
     """Pictures a step."""
