@@ -19,12 +19,13 @@ from typing import Any
 
 import torch
 
+from wildshape.checkpoints import load_checkpoint, save_checkpoint
 from wildshape.cli import guarded, say
 from wildshape.device import bfloat16_pays, pick_device
 from wildshape.errors import UserError
 from wildshape.files import atomic_write, file_hash, read_json, write_json
 from wildshape.stage import Provenance
-from wildshape.training import FitResult, fit, fit_config, load_checkpoint, save_checkpoint
+from wildshape.training import FitResult, fit, fit_config
 
 
 @dataclass(frozen=True, kw_only=True)
