@@ -7,9 +7,10 @@ same with this one. Imported when used: pip install "wildshape[diffusion]".
 from __future__ import annotations
 
 import copy
-import json
+import itertools
 import shutil
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,8 +19,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
-from tokenizers import Tokenizer as RawTokenizer
-from tokenizers import models, pre_tokenizers, trainers
+from tokenizers import pre_tokenizers
 from torch import Tensor, nn
 from transformers import (
     CLIPImageProcessor,
@@ -107,24 +107,34 @@ def build_unet(config: SmallConfig) -> UNet2DConditionModel:
     )
 
 
+def _word_merges(words: Sequence[str]) -> list[tuple[str, str]]:
+    """Byte-pair merges, in order, that make each word one token.
+
+    The most frequent pair is merged first, the first in the alphabet among equals: a library's trainer
+    breaks ties by chance, and a training that is resumed must find its tokens again.
+    """
+    spelled = [[*word[:-1], word[-1] + "</w>"] for word in sorted(set(words))]
+    merges: list[tuple[str, str]] = []
+    while True:
+        counts = Counter(pair for pieces in spelled for pair in itertools.pairwise(pieces))
+        if not counts:
+            return merges
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        merges.append(best)
+        for pieces in spelled:
+            place = 0
+            while place < len(pieces) - 1:
+                if (pieces[place], pieces[place + 1]) == best:
+                    pieces[place : place + 2] = ["".join(best)]
+                place += 1
+
+
 def build_tokenizer(words: Sequence[str], tokens: int) -> CLIPTokenizer:
-    """A tokenizer that knows each of the words as one token and spells all others in bytes."""
-    raw = RawTokenizer(models.BPE(end_of_word_suffix="</w>"))
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=100_000,
-        min_frequency=1,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        end_of_word_suffix="</w>",
-        show_progress=False,
-    )
-    raw.train_from_iterator(sorted(set(words)), trainer)
-    learnt = raw.get_vocab()
-    # CLIP's tokenizer spells an unknown word's last byte with the suffix too.
-    alphabet = [byte + "</w>" for byte in sorted(pre_tokenizers.ByteLevel.alphabet())]
-    ordered = sorted(learnt, key=lambda token: learnt[token])
-    vocabulary = [*ordered, *(token for token in alphabet if token not in learnt), _START, _END]
-    merges = [tuple(pair) for pair in json.loads(raw.to_str())["model"]["merges"]]
+    """A tokenizer with one token for each of the words (plain ASCII); it spells others in bytes."""
+    merges = _word_merges(words)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pieces = dict.fromkeys(first + second for first, second in merges)
+    vocabulary = dict.fromkeys([*alphabet, *(byte + "</w>" for byte in alphabet), *pieces, _START, _END])
     return CLIPTokenizer(
         vocab={token: number for number, token in enumerate(vocabulary)},
         merges=merges,

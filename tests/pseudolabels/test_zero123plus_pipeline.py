@@ -25,6 +25,8 @@ from pseudolabels.zero123plus.reference import (
 )
 from pseudolabels.zero123plus.small_latents import grid_of
 from pseudolabels.zero123plus.small_model import (
+    _word_merges,
+    build_tokenizer,
     build_unet,
     count_parameters,
     load_small,
@@ -187,6 +189,16 @@ def test_known_words_are_one_token(tiny_pipeline):
     assert len(tokenizer("a red cow").input_ids) == 5
     spelled = tokenizer("zebu").input_ids  # in bytes: nothing is unknown
     assert tokenizer.decode(spelled, skip_special_tokens=True) == "zebu" and len(spelled) == 6
+
+
+def test_merges_do_not_depend_on_the_order_of_words():
+    words = ["the", "other", "path", "this", "hat"]
+    assert _word_merges(words) == _word_merges(words[::-1])
+    # t-h stands in "the", "other" and "this" (in "path" it ends the word), and nothing as often.
+    assert _word_merges(words)[0] == ("t", "h")
+    tokenizer = build_tokenizer(words, 24)
+    for word in words:
+        assert len(tokenizer(word).input_ids) == 3
 
 
 @pytest.mark.parametrize("size", [16, 24])
