@@ -1,0 +1,1 @@
+"""Unsupervised keypoints from the cross-attention of a Zero123Plus diffusion model."""

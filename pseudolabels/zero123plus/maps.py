@@ -1,0 +1,148 @@
+"""Maps of attention, one a token: where they peak, how peaked they are, and which tokens to learn from.
+
+After StableKeypoints (Hedlin et al., CVPR 2024, sections 3.2 and 3.3). Maps are [N, H, W]; positions are
+[N, 2] as (x, y) in pixels of the map, counted from its edge: the centre of the first pixel is (.5, .5).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+SIGMA = 2.0
+"""Of the Gaussian that a map should look like, in pixels of a map of 128 (published)."""
+RADIUS = 5.0
+"""Within which the weighted mean about a peak is taken, in pixels (published)."""
+
+
+def pixel_centres(height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """x [1, W] and y [H, 1] of the pixels' centres."""
+    options = {"dtype": like.dtype, "device": like.device}
+    return torch.arange(width, **options)[None] + 0.5, torch.arange(height, **options)[:, None] + 0.5
+
+
+def peaks(maps: Tensor) -> Tensor:
+    """Centre of the largest pixel of each map [..., H, W], as [..., 2]."""
+    place = maps.flatten(-2).argmax(-1)
+    width = maps.shape[-1]
+    return torch.stack((place % width, place // width), -1).to(maps.dtype) + 0.5
+
+
+def weighted_peaks(maps: Tensor, radius: float = RADIUS) -> Tensor:
+    """Mean position [..., 2] within a radius of each map's largest pixel, weighted by the map.
+
+    Args:
+        maps: [..., H, W], at least 0.
+        radius: in pixels, itself included.
+    """
+    x, y = pixel_centres(*maps.shape[-2:], maps)
+    top = peaks(maps)
+    distance = (x - top[..., 0, None, None]).square() + (y - top[..., 1, None, None]).square()
+    near = maps * (distance <= radius**2)
+    mass = near.sum((-2, -1)).clamp_min(torch.finfo(maps.dtype).tiny)
+    return torch.stack(((near * x).sum((-2, -1)), (near * y).sum((-2, -1))), -1) / mass[..., None]
+
+
+def peak_mass(maps: Tensor, radius: float = RADIUS) -> Tensor:
+    """Share [...] of each map [..., H, W] that lies within a radius of its largest pixel.
+
+    It is 1 for a map with one sharp peak and about the disc's share of the map for a flat one.
+    """
+    x, y = pixel_centres(*maps.shape[-2:], maps)
+    top = peaks(maps)
+    distance = (x - top[..., 0, None, None]).square() + (y - top[..., 1, None, None]).square()
+    total = maps.sum((-2, -1)).clamp_min(torch.finfo(maps.dtype).tiny)
+    return (maps * (distance <= radius**2)).sum((-2, -1)) / total
+
+
+def gaussians(centre: Tensor, height: int, width: int, sigma: float = SIGMA) -> Tensor:
+    """Gaussians [..., H, W] of height 1 about positions [..., 2]."""
+    x, y = pixel_centres(height, width, centre)
+    distance = (x - centre[..., 0, None, None]).square() + (y - centre[..., 1, None, None]).square()
+    return torch.exp(-distance / (2 * sigma**2))
+
+
+def gaussian_kl(maps: Tensor, sigma: float = SIGMA) -> Tensor:
+    """Kullback-Leibler divergence [N] from each softmaxed map to a Gaussian at its largest pixel.
+
+    KL(g || softmax(map)), both over pixels: the lower, the more a map looks like one blob.
+    """
+    target = gaussians(peaks(maps), *maps.shape[-2:], sigma).flatten(-2)
+    target = target / target.sum(-1, keepdim=True)
+    log_map = functional.log_softmax(maps.flatten(-2), -1)
+    return (torch.special.xlogy(target, target) - target * log_map).sum(-1)
+
+
+def map_entropy(maps: Tensor) -> Tensor:
+    """Entropy [N] of each softmaxed map, in nats: the published alternative to `gaussian_kl`."""
+    log_map = functional.log_softmax(maps.flatten(-2), -1)
+    return -(log_map.exp() * log_map).sum(-1)
+
+
+def furthest_points(xy: Tensor, number: int) -> Tensor:
+    """Indices [number] of points spread far apart, the two furthest of all first.
+
+    Each further one has the largest distance to its nearest chosen one (Eldar et al., 1997); of equal ones the
+    first.
+
+    Args:
+        xy: [N, 2].
+        number: 2 to N.
+
+    Raises:
+        ValueError: there are fewer points.
+    """
+    if not 2 <= number <= len(xy):
+        raise ValueError(f"expected 2 to {len(xy)} points; found {number}")
+    difference = xy[:, None] - xy[None]
+    distance = difference.square().sum(-1)
+    first = int(distance.argmax())
+    chosen = [first // len(xy), first % len(xy)]
+    nearest = torch.minimum(distance[chosen[0]], distance[chosen[1]])
+    while len(chosen) < number:
+        following = int(nearest.argmax())
+        chosen.append(following)
+        nearest = torch.minimum(nearest, distance[following])
+    return torch.tensor(chosen, device=xy.device)
+
+
+def choose_tokens(
+    maps: Tensor, moved: Tensor, candidates: int = 25, number: int = 10, sigma: float = SIGMA
+) -> Tensor:
+    """Indices [number] of the tokens that one image teaches.
+
+    The candidates whose maps are nearest to a Gaussian, and of these the ones whose peaks in the transformed
+    image lie far apart.
+
+    Args:
+        maps: of the image [N, H, W].
+        moved: of the transformed image [N, H, W].
+        candidates: how many are looked at (published: 25).
+        number: how many are kept (published: 10).
+        sigma: of the Gaussian, in pixels of the map.
+    """
+    best = gaussian_kl(maps.detach(), sigma).argsort(stable=True)[:candidates]
+    return best[furthest_points(peaks(moved.detach()[best]), number)]
+
+
+def sharpening_loss(maps: Tensor, sigma: float = SIGMA) -> Tensor:
+    """Mean squared difference between maps [..., H, W] and Gaussians of height 1 at their peaks."""
+    target = gaussians(peaks(maps.detach()), *maps.shape[-2:], sigma)
+    return (maps - target).square().mean()
+
+
+def equivariance_loss(maps: Tensor, restored: Tensor, seen: Tensor | None = None) -> Tensor:
+    """Mean squared difference between maps and those of the transformed image, warped back.
+
+    Args:
+        maps: [..., N, H, W].
+        restored: likewise.
+        seen: bool [..., H, W], pixels that the transformed image shows; None: all count, as published, and
+            what has left the frame is compared with 0.
+    """
+    squared = (maps - restored).square()
+    if seen is None:
+        return squared.mean()
+    weight = seen.to(squared.dtype)[..., None, :, :].expand_as(squared)
+    return (squared * weight).sum() / weight.sum().clamp_min(1)
