@@ -83,8 +83,8 @@ def map_entropy(maps: Tensor) -> Tensor:
 def furthest_points(xy: Tensor, number: int) -> Tensor:
     """Indices [number] of points spread far apart, the two furthest of all first.
 
-    Each further one has the largest distance to its nearest chosen one (Eldar et al., 1997); of equal ones the
-    first.
+    Each further one has the largest distance to its nearest chosen one (Eldar et al., 1997), the first of
+    equal ones.
 
     Args:
         xy: [N, 2].
@@ -112,8 +112,8 @@ def choose_tokens(
 ) -> Tensor:
     """Indices [number] of the tokens that one image teaches.
 
-    The candidates whose maps are nearest to a Gaussian, and of these the ones whose peaks in the transformed
-    image lie far apart.
+    The candidates whose maps are nearest to a Gaussian, and of these the ones whose peaks in the
+    transformed image lie far apart.
 
     Args:
         maps: of the image [N, H, W].

@@ -27,8 +27,8 @@ def fit_published(points: np.ndarray, targets: np.ndarray, visible: np.ndarray |
     Args:
         points: [N, 2 K].
         targets: [N, 2 J].
-        visible: [N, 2 J], non-zero where a target is known; each column is then fitted on its own rows. None:
-            all are.
+        visible: [N, 2 J], non-zero where a target is known; each column is then fitted on its own rows.
+            None: all are.
 
     Returns:
         [2 K, 2 J].
@@ -49,8 +49,8 @@ class Regressor:
 
     Attributes:
         frame: ``box``: coordinates in the crop, which know left from right of the picture and up from
-            down; ``points``: in the frame of the points themselves (their mean, main axis and spread), so that
-            a turned picture gives turned keypoints.
+            down; ``points``: in the frame of the points themselves (their mean, main axis and spread), so
+            that a turned picture gives turned keypoints.
         points_mean: [2 K], subtracted from the inputs.
         weights: [2 K, J, 2].
         bias: [J, 2].
@@ -111,8 +111,8 @@ def fit_regressor(
     points, keypoints, weight = (np.asarray(v, float) for v in (points, keypoints, weight))
     if len(points) < 2 or points.shape[0] != keypoints.shape[0] or weight.shape != keypoints.shape[:2]:
         raise UserError(
-            "the regressor: expected points [N, K, 2], keypoints [N, J, 2] and weights [N, J] of at least 2 "
-            f"labelled animals; found {list(points.shape)}, {list(keypoints.shape)}, {list(weight.shape)}"
+            "the regressor: expected points [N, K, 2], keypoints [N, J, 2] and weights [N, J] of at least "
+            f"2 labelled animals; found {list(points.shape)}, {list(keypoints.shape)}, {list(weight.shape)}"
         )
     centre, turn, scale = _frames(points, frame)
     x = _to_frame(points, centre, turn, scale).reshape(len(points), -1)
@@ -170,7 +170,7 @@ def _frames(points: np.ndarray, frame: Frame) -> tuple[np.ndarray, np.ndarray, n
     covariance = np.einsum("nki,nkj->nij", local, local) / points.shape[1]
     values, vectors = np.linalg.eigh(covariance)
     main = vectors[:, :, 1]
-    # Of the main axis' two directions the one to the first points: a half turn of the picture turns it, too.
+    # Of the main axis' two directions the one to the first points: a half turn of the picture turns it.
     order = np.linspace(1, -1, points.shape[1])
     sign = np.sign(np.einsum("k,nki,ni->n", order, local, main))
     main = main * np.where(sign == 0, 1.0, sign)[:, None]
