@@ -128,7 +128,7 @@ def test_a_point_follows_its_picture():
         torch.testing.assert_close(maps.weighted_peaks(moved[0]), where, rtol=0, atol=0.2)
         restored, seen = warps.restore(moved, theta)
         difference = (restored - blob).abs()[0, 0]
-        assert difference[seen[0]].max() < 0.06
+        assert difference[seen[0]].max() < 0.1
         assert seen.float().mean() > 0.3
 
 
