@@ -81,49 +81,59 @@ def map_entropy(maps: Tensor) -> Tensor:
 
 
 def furthest_points(xy: Tensor, number: int) -> Tensor:
-    """Indices [number] of points spread far apart, the two furthest of all first.
+    """Indices [..., number] of points spread far apart, the two furthest of all first.
 
     Each further one has the largest distance to its nearest chosen one (Eldar et al., 1997), the first of
     equal ones.
 
     Args:
-        xy: [N, 2].
+        xy: [..., N, 2].
         number: 2 to N.
 
     Raises:
         ValueError: there are fewer points.
     """
-    if not 2 <= number <= len(xy):
-        raise ValueError(f"expected 2 to {len(xy)} points; found {number}")
-    difference = xy[:, None] - xy[None]
-    distance = difference.square().sum(-1)
-    first = int(distance.argmax())
-    chosen = [first // len(xy), first % len(xy)]
-    nearest = torch.minimum(distance[chosen[0]], distance[chosen[1]])
+    count = xy.shape[-2]
+    if not 2 <= number <= count:
+        raise ValueError(f"expected 2 to {count} points; found {number}")
+    distance = (xy[..., :, None, :] - xy[..., None, :, :]).square().sum(-1)
+    pair = distance.flatten(-2).argmax(-1)
+
+    def row(index: Tensor) -> Tensor:
+        return distance.take_along_dim(index[..., None, None], -2).squeeze(-2)
+
+    chosen = [pair // count, pair % count]
+    nearest = torch.minimum(row(chosen[0]), row(chosen[1]))
     while len(chosen) < number:
-        following = int(nearest.argmax())
-        chosen.append(following)
-        nearest = torch.minimum(nearest, distance[following])
-    return torch.tensor(chosen, device=xy.device)
+        chosen.append(nearest.argmax(-1))
+        nearest = torch.minimum(nearest, row(chosen[-1]))
+    return torch.stack(chosen, -1)
 
 
+@torch.no_grad()
 def choose_tokens(
     maps: Tensor, moved: Tensor, candidates: int = 25, number: int = 10, sigma: float = SIGMA
 ) -> Tensor:
-    """Indices [number] of the tokens that one image teaches.
+    """Indices [..., number] of the tokens that each image teaches.
 
     The candidates whose maps are nearest to a Gaussian, and of these the ones whose peaks in the
     transformed image lie far apart.
 
     Args:
-        maps: of the image [N, H, W].
-        moved: of the transformed image [N, H, W].
+        maps: of the images [..., N, H, W].
+        moved: of the transformed images [..., N, H, W].
         candidates: how many are looked at (published: 25).
         number: how many are kept (published: 10).
         sigma: of the Gaussian, in pixels of the map.
     """
-    best = gaussian_kl(maps.detach(), sigma).argsort(stable=True)[:candidates]
-    return best[furthest_points(peaks(moved.detach()[best]), number)]
+    best = gaussian_kl(maps, sigma).argsort(dim=-1, stable=True)[..., :candidates]
+    top = peaks(moved).take_along_dim(best[..., None], -2)
+    return best.take_along_dim(furthest_points(top, number), -1)
+
+
+def of_tokens(maps: Tensor, index: Tensor) -> Tensor:
+    """The maps [..., M, H, W] of some tokens [..., M] of [..., N, H, W]."""
+    return maps.take_along_dim(index[..., None, None], -3)
 
 
 def sharpening_loss(maps: Tensor, sigma: float = SIGMA) -> Tensor:

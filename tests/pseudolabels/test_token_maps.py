@@ -150,3 +150,13 @@ def test_what_lies_outside_takes_the_fill():
     theta = torch.tensor([[[1.0, 0, 1.0], [0, 1.0, 0]]])  # half a picture to the right
     moved = warps.warp(picture, theta, fill=1.0)
     assert moved[0, 0, :, :4].abs().max() == 0 and (moved[0, 0, :, 4:] == 1).all()
+
+
+def test_images_of_a_batch_choose_on_their_own():
+    generator = torch.Generator().manual_seed(2)
+    found, moved = torch.rand((2, 3, 40, 16, 12), generator=generator)
+    together = maps.choose_tokens(found * 5, moved, candidates=12, number=5)
+    alone = [maps.choose_tokens(a * 5, b, candidates=12, number=5) for a, b in zip(found, moved)]
+    assert together.tolist() == [index.tolist() for index in alone]
+    picked = maps.of_tokens(found, together)
+    torch.testing.assert_close(picked[1, 3], found[1, together[1, 3]], rtol=0, atol=0)
