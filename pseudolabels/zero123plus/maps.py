@@ -148,11 +148,12 @@ def equivariance_loss(maps: Tensor, restored: Tensor, seen: Tensor | None = None
     Args:
         maps: [..., N, H, W].
         restored: likewise.
-        seen: bool [..., H, W], pixels that the transformed image shows; None: all count, as published, and
-            what has left the frame is compared with 0.
+        seen: bool [..., H, W], pixels that the transformed image shows, each image counting alike; None:
+            all count, as published, and what has left the frame is compared with 0.
     """
     squared = (maps - restored).square()
     if seen is None:
         return squared.mean()
-    weight = seen.to(squared.dtype)[..., None, :, :].expand_as(squared)
-    return (squared * weight).sum() / weight.sum().clamp_min(1)
+    weight = seen.to(squared.dtype)
+    total = (squared.sum(-3) * weight).sum((-2, -1))
+    return (total / (squared.shape[-3] * weight.sum((-2, -1))).clamp_min(1)).mean()

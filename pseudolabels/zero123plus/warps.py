@@ -73,9 +73,9 @@ def restore(maps: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def warp_points(xy: Tensor, theta: Tensor, height: int, width: int) -> Tensor:
-    """Where points [..., 2] of the image (pixels from the edge) lie in the transformed one."""
+    """Where points [..., M, 2] of images (pixels from the edge) lie in the transformed ones."""
     size = xy.new_tensor((width, height))
     back = inverse(theta)
     ndc = 2 * xy / size - 1
-    moved = ndc @ back[..., :2].transpose(-1, -2) + back[..., 2]
+    moved = ndc @ back[..., :2].transpose(-1, -2) + back[..., None, :, 2]
     return (moved + 1) / 2 * size
