@@ -64,7 +64,7 @@ def loss_by_loops(found, moved, thetas, settings):
             target = token_maps.gaussians(token_maps.peaks(maps[token]), *maps[token].shape, sigma)
             target = target / target.sum()
             share = torch.softmax(maps[token].flatten(), 0).reshape(maps[token].shape)
-            scores.append(float((target * (target.clamp_min(1e-38).log() - share.log())).sum()))
+            scores.append(float((target * (target.clamp_min(1e-38).log() - share.log())).sum().detach()))
         best = np.argsort(scores, kind="stable")[: settings.candidates]
         points = torch.stack([token_maps.peaks(copies[token]) for token in best])
         for token in best[token_maps.furthest_points(points, settings.taught).numpy()]:
