@@ -86,7 +86,7 @@ def test_the_loss_is_that_of_loops(masked):
         found = compute(*task.maps_of(batch, embedding), batch["theta"].double(), settings)
         loss = found[0] if isinstance(found, tuple) else found
         loss.backward()
-        gradients.append((float(loss), embedding.grad))
+        gradients.append((float(loss.detach()), embedding.grad))
     assert gradients[0][0] == pytest.approx(gradients[1][0], rel=1e-9)
     torch.testing.assert_close(gradients[0][1], gradients[1][1], rtol=1e-7, atol=1e-9)
     assert gradients[0][1].abs().sum() > 0
