@@ -10,12 +10,14 @@ import copy
 import json
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler, UNet2DConditionModel
+from diffusers.utils import logging as diffusers_logging
 from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import models, pre_tokenizers, trainers
 from torch import Tensor, nn
@@ -27,6 +29,7 @@ from transformers import (
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
 )
+from transformers.utils import logging as transformers_logging
 
 from pseudolabels.zero123plus.pipeline import IMAGE_STD, Zero123PlusPipeline
 from wildshape.errors import UserError
@@ -57,7 +60,7 @@ class SmallConfig:
     """
 
     view_size: int = 64
-    vae_channels: tuple[int, ...] = (16, 32, 64)
+    vae_channels: tuple[int, ...] = (32, 32, 64)
     unet_channels: tuple[int, int] = (64, 96)
     heads: tuple[int, int] = (4, 6)
     middle_layers: int = 2
@@ -246,6 +249,20 @@ def count_parameters(pipeline: Zero123PlusPipeline) -> dict[str, int]:
     return {**counts, "all": sum(counts.values())}
 
 
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without the progress bars that the libraries show for each file of a pipeline."""
+    shown = [library.is_progress_bar_enabled() for library in (diffusers_logging, transformers_logging)]
+    for library in (diffusers_logging, transformers_logging):
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library, before in zip((diffusers_logging, transformers_logging), shown):
+            if before:
+                library.enable_progress_bar()
+
+
 def save_half(pipeline: Zero123PlusPipeline, folder: Path) -> int:
     """Write a pipeline's folder with float16 weights, whole or not at all; one that is there is replaced.
 
@@ -259,7 +276,8 @@ def save_half(pipeline: Zero123PlusPipeline, folder: Path) -> int:
     }
     settings = {name: pipeline.config[name] for name in ("ramping_coefficients", "view_size")}
     try:
-        type(pipeline)(**components, **settings).save_pretrained(temporary, safe_serialization=True)
+        with _silent():
+            type(pipeline)(**components, **settings).save_pretrained(temporary, safe_serialization=True)
         if folder.exists():
             shutil.rmtree(folder)
         temporary.rename(folder)
@@ -282,8 +300,9 @@ def load_small(folder: Path = SMALL) -> Zero123PlusPipeline:
             f"expected a pipeline's folder at {folder}; found none; train one: "
             "python pseudolabels/zero123plus/train_small.py"
         )
-    pipeline = Zero123PlusPipeline.from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True, low_cpu_mem_usage=False
-    )
+    with _silent():
+        pipeline = Zero123PlusPipeline.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, low_cpu_mem_usage=False
+        )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -22,7 +22,7 @@ import torch
 from wildshape.cli import guarded, say
 from wildshape.device import bfloat16_pays, pick_device
 from wildshape.errors import UserError
-from wildshape.files import atomic_write, file_hash, write_json
+from wildshape.files import atomic_write, file_hash, read_json, write_json
 from wildshape.stage import Provenance
 from wildshape.training import FitResult, fit, fit_config, load_checkpoint, save_checkpoint
 
@@ -35,19 +35,19 @@ class Config:
     """Folder of prepare_data/make_views.py."""
     out: Path = Path("small_zero123plus")
     """Folder for checkpoints, figures and the pipeline."""
-    vae_steps: int = 6000
+    vae_steps: int = 4000
     """Optimiser steps of the autoencoder."""
     vae_batch: int = 16
     """Pictures a step."""
-    caption_steps: int = 8000
+    caption_steps: int = 12000
     """Optimiser steps of the denoiser with captions."""
-    caption_batch: int = 32
+    caption_batch: int = 16
     """Pictures a step."""
-    view_steps: int = 4000
+    view_steps: int = 6000
     """Optimiser steps of the denoiser with views."""
-    view_batch: int = 8
+    view_batch: int = 4
     """Animals a step."""
-    lr: float = 1e-3
+    lr: float = 8e-4
     """AdamW's learning rate, falling by a cosine to a hundredth; with views half of it."""
     eval_every: int = 500
     """Steps between evaluations; a kill loses no more than these."""
@@ -116,16 +116,24 @@ class Training:
         self.autocast = bfloat16_pays(config.precision, self.device)
         self.pipeline = build_pipeline(self.sizes, self.views.words(), config.seed)
         self.metrics: dict[str, Any] = {}
+        self.worked = False  # a call does some work, however little time it has
 
     def minutes_left(self) -> float | None:
         """Of the time limit, or None without one."""
         limit = self.config.time_limit
         return None if limit is None else limit - (time.monotonic() - self.began) / 60
 
-    def late(self) -> bool:
-        """Whether the time limit has passed."""
+    def over(self) -> bool:
+        """Whether the time limit has passed, and something was done in it."""
         left = self.minutes_left()
-        return left is not None and left <= 0
+        return self.worked and left is not None and left <= 0
+
+    def late(self) -> bool:
+        """Whether to stop; asked before each piece of work, which is done unless the answer is yes."""
+        if self.over():
+            return True
+        self.worked = True
+        return False
 
     def provenance(self, stage: str, inputs: Mapping[str, str], **settings: Any) -> Provenance:
         """What a stage's result depends on."""
@@ -148,12 +156,15 @@ class Training:
             autocast=self.autocast,
             title=f"small model, {stage}",
         )
-        result = fit(task, fitting, self.config.out / stage, provenance, {"kind": f"small {stage}"})
+        manifest = config.out / stage / "manifest.json"
+        before = read_json(manifest)["step"] if manifest.exists() else 0
+        result = fit(task, fitting, config.out / stage, provenance, {"kind": f"small {stage}"})
+        self.worked |= result.step != before
         self.metrics[stage] = {
             **result.metrics,
             "step": result.step,
             "steps": steps,
-            **cost(self.config.out / stage / "metrics.jsonl"),
+            **cost(config.out / stage / "metrics.jsonl"),
         }
         return result
 
@@ -183,7 +194,6 @@ class Training:
             state = load_checkpoint(done, "small white vae")
             if state["fingerprint"] == provenance.fingerprint:
                 vae.load_state_dict(state["model"])
-                vae.to(self.device)
                 self.metrics["vae"] = json.loads(state["metrics"])
                 return True
         images = {
@@ -229,18 +239,20 @@ class Training:
     def _stages(self) -> bool:
         from pseudolabels.zero123plus.small_latents import read_pictures, read_rings, write_latents
 
-        if not self.vae() or self.late():
+        if not self.vae() or self.over():
             return False
         white = self.config.out / "vae" / "white.pt"
         key = file_hash(white)[:16]
         folder = self.config.out / f"latents-{key}"
-        self.pipeline.vae.requires_grad_(False).eval()
-        if not write_latents(self.pipeline.vae, self.views, folder, self.late):
+        vae = self.pipeline.vae.requires_grad_(False).eval()
+        # One layout, whether it was trained now or read: convolutions round differently in another.
+        vae.to(self.device, memory_format=torch.channels_last)
+        if not write_latents(vae, self.views, folder, self.late):
             return False
         pictures = {split: read_pictures(self.views, folder, split) for split in ("train", "val")}
         result = self._captions(pictures, key)
         self.export()
-        if not result.finished or self.late():
+        if not result.finished or self.over():
             return False
         rings = {split: read_rings(self.views, folder, split) for split in ("train", "val")}
         inputs = {"vae": key, "captions": file_hash(result.best_path)[:16]}
