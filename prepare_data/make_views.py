@@ -43,7 +43,7 @@ class Config:
     """Posed animals with captioned pictures, four each."""
     rings: int = 2048
     """Posed animals seen from all around."""
-    val_animals: int = 192
+    val_animals: int = 96
     """Animals with captioned pictures, of individuals that are not trained on."""
     val_rings: int = 96
     """Animals seen from all around, of individuals that are not trained on."""

@@ -14,6 +14,7 @@ from wildshape.files import read_json
 from wildshape.stage import fingerprint
 
 GREY, WHITE = 127, 255
+_CHUNK = 128  # rings at once, in floats
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,9 @@ def all_images(pictures: CaptionedPictures, rings: Rings, limit: int | None = No
         yield pictures.images
         side = pictures.images.shape[1]
         for ground in (GREY, WHITE):
-            yield over(rings.inputs, ground).reshape(-1, side, side, 3)
+            for start in range(0, len(rings.inputs), _CHUNK):
+                some = over(rings.inputs[start : start + _CHUNK], ground)
+                yield some.reshape(-1, side, side, 3)
         yield over(rings.targets, GREY).reshape(-1, side, side, 3)
 
     images = np.concatenate(list(chunks()))
