@@ -25,6 +25,7 @@ RING_ELEVATIONS = (20.0, -10.0)
 _OVERSAMPLE = 2  # on top of what draw_mesh does
 _PLAIN = {"white": 255, "grey": GREY, "black": 20}
 _FACING = ("left", "back left", "back", "back right", "right", "front right", "front", "front left")
+_LEAST_VERTICES = 0.01  # share of an animal's, from which a part is pictured close up
 _LEAST_SHARE = 0.004  # of the picture that a part must cover to be named
 
 
@@ -186,7 +187,9 @@ def sample_picture(
     """
     azimuth, elevation = float(rng.uniform(0, 360)), float(rng.uniform(-12, 35))
     view = orbit_view(subject, azimuth, elevation, side)
-    close = int(rng.integers(len(PARTS))) if rng.random() < close_share else None
+    counts = np.bincount(subject.part, minlength=len(PARTS))
+    large = np.flatnonzero(counts >= _LEAST_VERTICES * len(subject.part))  # a bear has next to no tail
+    close = int(rng.choice(large)) if rng.random() < close_share else None
     place = rng.uniform(0.3, 0.7, 2)
     if close is None:
         view = framed_view(view, subject.vertices, side, rng.uniform(0.7, 0.98), place)

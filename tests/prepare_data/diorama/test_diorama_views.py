@@ -1,6 +1,7 @@
 """Captioned pictures and rings of views: what they say of an animal is so."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -125,6 +126,18 @@ def test_a_picture_names_only_what_it_shows(zoo, painted):
     np.testing.assert_array_equal(
         again.image, sample_picture(painted, np.random.default_rng(3), SIDE).image
     )
+
+
+def test_a_part_of_next_to_nothing_is_not_pictured_close_up(painted):
+    """A lone vertex has no extent that could fill a picture."""
+    alone = np.flatnonzero(painted.part == PARTS.index("tail"))[1:]
+    part = painted.part.copy()
+    part[alone] = PARTS.index("body")
+    bobbed = replace(painted, part=part)
+    titles = {
+        sample_picture(bobbed, np.random.default_rng(seed), 16, close_share=1.0).title for seed in range(30)
+    }
+    assert titles == {f"close {name} of a painted horse" for name in PARTS[:-1]}
 
 
 def test_a_ring_turns_about_the_animal(painted):
