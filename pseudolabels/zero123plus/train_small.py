@@ -260,15 +260,18 @@ class Training:
         self.export()
         if not finished and not self.config.figures:
             return False
+        # What views cost of what was learnt from captions.
+        self.metrics["captions_after_views"] = self._caption_task(pictures).evaluate()
         return self._figures() and finished
 
-    def _captions(self, pictures: Mapping[str, Any], key: str) -> FitResult:
+    def _caption_task(self, pictures: Mapping[str, Any]) -> Any:
         from pseudolabels.zero123plus.small_caption_task import CaptionTask
 
-        config, pipeline = self.config, self.pipeline
-        task = CaptionTask(
-            pipeline, pictures["train"], pictures["val"], self.views.parts, self.task_config()
-        )
+        both = pictures["train"], pictures["val"]
+        return CaptionTask(self.pipeline, *both, self.views.parts, self.task_config())
+
+    def _captions(self, pictures: Mapping[str, Any], key: str) -> FitResult:
+        config, task = self.config, self._caption_task(pictures)
         provenance = self.provenance(
             "captions", {"vae": key}, steps=config.caption_steps, batch=config.caption_batch
         )

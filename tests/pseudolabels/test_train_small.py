@@ -58,6 +58,7 @@ def test_all_stages_and_the_same_after_a_stop(config, tiny_sizes, tmp_path, caps
     assert set(metrics["captions"]) >= {"loss", "loss_shuffled", "loss_without", "attention_head"}
     assert set(metrics["views"]) >= {"loss", "loss_shuffled"}
     assert set(metrics["six_views"]) >= {"psnr_model", "iou_model", "psnr_mean", "iou_nearest"}
+    assert metrics["captions_after_views"]["loss"] > 0
     assert metrics["bytes"] < 10e6 and metrics["cpu_hours"] > 0
     assert (config.out / "six_views.png").stat().st_size > 1000
     assert capsys.readouterr().out.endswith("vae 2 of 2 steps, captions 2 of 2 steps, views 2 of 2 steps\n")
