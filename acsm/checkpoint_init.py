@@ -38,7 +38,8 @@ def start_from(model: ACSM, path: str | Path, template: ArticulatedTemplate) -> 
     """Copy into a model what a checkpoint has for it.
 
     From a 3D model everything is taken that has the same shape; its parts only if they are the same
-    parts. From a pose network with a ResNet-18 the backbone is taken.
+    parts, its cameras only if they are predicted in the same way. From a pose network with a ResNet-18
+    the backbone is taken.
 
     Args:
         model: filled in place.
@@ -61,6 +62,10 @@ def start_from(model: ACSM, path: str | Path, template: ArticulatedTemplate) -> 
         }
     elif list(extra.get("template", {}).get("part_names", ())) != list(template.part_names):
         parameters = {k: v for k, v in parameters.items() if not k.startswith("part_head.")}
+    arch = extra.get("arch")
+    if isinstance(arch, Mapping) and arch.get("camera") != model.arch.camera:
+        # The same shapes, but they mean another parametrisation of the rotation.
+        parameters = {k: v for k, v in parameters.items() if not k.startswith("camera_head.")}
     own = model.state_dict()
     fitting: dict[str, Tensor] = {
         name: value
@@ -69,9 +74,11 @@ def start_from(model: ACSM, path: str | Path, template: ArticulatedTemplate) -> 
     }
     backbone = {name for name in own if name.startswith("encoder.backbone.")}
     if not backbone <= set(fitting):
+        released = any(name.startswith("img_encoder.") for name in parameters)
+        hint = "; it is a released 3D model: run wildshape acsm-convert first" if released else ""
         raise UserError(
             f"--init: expected a 3D model or a pose network with a ResNet-18 in {path}; found "
-            f"{len(parameters)} parameters of other names or shapes"
+            f"{len(parameters)} parameters of other names or shapes{hint}"
         )
     model.load_state_dict(fitting, strict=False)
     if len(fitting) == len(own):

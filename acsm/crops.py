@@ -35,12 +35,14 @@ class Patch:
     """The part of an image that an animal's crops can need, shrunk to about their resolution.
 
     Attributes:
-        image: RGB uint8 [h, w, 3].
+        image: RGB uint8 [h, w, 3], or of a mask uint8 [h, w].
         to_image: map from patch pixels to image pixels.
+        whole: width and height of the image in pixels.
     """
 
     image: np.ndarray
     to_image: Affine2D
+    whole: tuple[int, int]
 
 
 def cut_patch(image: np.ndarray, box_xyxy: np.ndarray, size: int, reach: float) -> Patch:
@@ -50,7 +52,7 @@ def cut_patch(image: np.ndarray, box_xyxy: np.ndarray, size: int, reach: float) 
     resampled twice.
 
     Args:
-        image: RGB uint8 [H, W, 3].
+        image: RGB uint8 [H, W, 3], or a mask uint8 [H, W].
         box_xyxy: [4] in image pixels.
         size: side of the crops.
         reach: side of the kept square over the box's longer side.
@@ -73,7 +75,7 @@ def cut_patch(image: np.ndarray, box_xyxy: np.ndarray, size: int, reach: float) 
         factor = 1
     offset = low + (factor - 1) / 2
     matrix = np.array([[factor, 0, offset[0]], [0, factor, offset[1]]], np.float64)
-    return Patch(np.ascontiguousarray(patch), Affine2D(matrix))
+    return Patch(np.ascontiguousarray(patch), Affine2D(matrix), (int(limit[0]), int(limit[1])))
 
 
 def published_square(box_xywh: np.ndarray) -> np.ndarray:

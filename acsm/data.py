@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from acsm.crops import WHITE, Patch, cut_patch, padded_box
+from acsm.mask_crops import MaskCrops
 from wildshape.crops import read_image, vary_colour
 from wildshape.errors import UserError
 from wildshape.geometry import (
@@ -56,6 +57,7 @@ class ShapeSamples:
         guide: cameras in image pixels [N, 7] to start from, and how far to trust each [N]
             (see `acsm.camera_fit`); None: none.
         cache_bytes: patches cut from decoded images are kept up to this size in all.
+        masks: give masks, too.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class ShapeSamples:
         style: CropStyle | None = None,
         guide: tuple[np.ndarray, np.ndarray] | None = None,
         cache_bytes: int = 1 << 30,
+        masks: bool = False,
     ) -> None:
         self.records = records
         self.image_size = image_size
@@ -79,6 +82,7 @@ class ShapeSamples:
         self._flip = np.asarray(keypoint_flip, int)
         self._cache: dict[str, Patch] = {}
         self._room = cache_bytes
+        self.masks = MaskCrops(image_size, self.style.reach) if masks else None
 
     def __len__(self) -> int:
         return len(self.records)
@@ -108,6 +112,7 @@ class ShapeSamples:
         both._guide = {**self._guide, **other._guide}
         both._cache = {**self._cache, **other._cache}
         both._room = min(self._room, other._room)
+        both.masks = self.masks
         return both
 
     def drop_unreadable(self) -> list[tuple[str, str]]:
@@ -115,8 +120,10 @@ class ShapeSamples:
         kept, dropped = [], []
         for index, instance_id in enumerate(self.records.instance_ids):
             try:
-                self.patch(index)
+                patch = self.patch(index)
                 kept.append(index)
+                if self.masks is not None:
+                    self.masks.check(self.records, index, patch.whole)
             except UserError as error:
                 dropped.append((instance_id, str(error)))
         if dropped:
@@ -142,7 +149,8 @@ class ShapeSamples:
 
         Returns:
             ``crop`` uint8 [S, S, 3], ``target_ndc`` float32 [K, 2], ``weight`` float32 [K],
-            ``guide`` float32 [5]: quaternion of the guiding camera in the crop, and its trust.
+            ``guide`` float32 [5]: quaternion of the guiding camera in the crop, and its trust; with
+            masks also what `acsm.mask_crops.MaskCrops.sample` gives.
         """
         style, records = self.style, self.records
         mirrored = bool(rng.random() < style.flip)
@@ -158,12 +166,15 @@ class ShapeSamples:
         weight = records.weight[index]
         if mirrored:
             target, weight = target[self._flip], weight[self._flip]
-        return {
+        made = {
             "crop": vary_colour(crop, style.colour, rng),
             "target_ndc": target.astype(np.float32),
             "weight": weight.astype(np.float32),
             "guide": self._guide_in(records.instance_ids[index], affine),
         }
+        if self.masks is not None:  # last, so that the crops are the same with and without masks
+            made |= self.masks.sample(records, index, affine, rng)
+        return made
 
     def _guide_in(self, instance_id: str, affine: Affine2D) -> np.ndarray:
         found = self._guide.get(instance_id)

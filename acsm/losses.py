@@ -35,7 +35,11 @@ class LossWeights:
 
 
 def keypoint_loss(
-    keypoints_ndc: Tensor, target_ndc: Tensor, weight: Tensor, camera_prob: Tensor | None = None
+    keypoints_ndc: Tensor,
+    target_ndc: Tensor,
+    weight: Tensor,
+    camera_prob: Tensor | None = None,
+    emphasis: Tensor | None = None,
 ) -> Tensor:
     """Confidence-weighted squared reprojection error, each image counting alike.
 
@@ -47,6 +51,7 @@ def keypoint_loss(
         target_ndc: [B, K, 2].
         weight: confidence of each target [B, K], at least 0.
         camera_prob: probability of each hypothesis [B, C]; the expected error is taken. None: equal.
+        emphasis: weight of each image [B] beside the others; None: alike.
 
     Returns:
         The mean over images, a scalar.
@@ -54,9 +59,8 @@ def keypoint_loss(
     target = torch.where(weight[..., None] > 0, target_ndc, torch.zeros_like(target_ndc))
     squared = (keypoints_ndc - target[:, None]).square().sum(-1)
     error = (squared * weight[:, None]).mean(-1) / (weight.mean(-1)[:, None] + 1e-4)
-    if camera_prob is None:
-        return error.mean()
-    return (error * camera_prob).sum(1).mean()
+    expected = error.mean(1) if camera_prob is None else (error * camera_prob).sum(1)
+    return expected.mean() if emphasis is None else (expected * emphasis).mean()
 
 
 def translation_loss(part_transforms: Tensor) -> Tensor:
@@ -129,6 +133,7 @@ def total_loss(
     weight: Tensor,
     guide: Tensor | None = None,
     weights: LossWeights | None = None,
+    emphasis: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
     """The loss of a batch of predictions and its terms, for the log.
 
@@ -138,9 +143,12 @@ def total_loss(
         weight: [B, K].
         guide: [B, 5], see `camera_guide_loss`; None: none.
         weights: of the terms.
+        emphasis: weight of each image's keypoints [B]; None: alike.
     """
     weights = weights or LossWeights()
-    keypoints = keypoint_loss(prediction["keypoints_ndc"], target_ndc, weight, prediction["camera_prob"])
+    keypoints = keypoint_loss(
+        prediction["keypoints_ndc"], target_ndc, weight, prediction["camera_prob"], emphasis
+    )
     translation = translation_loss(prediction["part_transforms"])
     total = weights.keypoints * keypoints + weights.translation * translation
     terms = {"keypoints": keypoints, "translation": translation}

@@ -25,6 +25,7 @@ from acsm.geometry import (
     quat_multiply,
 )
 from acsm.layers import Stack, StackedLinear
+from acsm.pixel_map import PixelMap
 from wildshape.errors import UserError
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class ACSMArchitecture:
         published_scale: report the published, unused part scales in place of ones.
         angle_ranges_deg: most that a camera turns from its fixed view, in degrees: azimuth
             (``angles`` only), elevation, roll; defaults as published.
+        pixel_map: whether pixels are also mapped to the surface, for training with masks.
     """
 
     image_size: int = 256
@@ -60,6 +62,7 @@ class ACSMArchitecture:
     translations: bool = False
     published_scale: bool = False
     angle_ranges_deg: tuple[float, float, float] = (30.0, 60.0, 60.0)
+    pixel_map: bool = False
 
 
 def camera_biases(number: int) -> Tensor:
@@ -95,6 +98,14 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """ImageNet-normalised images [B, 3, S, S] -> features [B, features]."""
         return self.read(self.backbone(images))
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """The ResNet's maps at strides 4, 8, 16 and 32, the last of which `read` takes."""
+        found = []
+        for layer in self.backbone:
+            images = layer(images)
+            found.append(images)
+        return found[-4:]
 
     def read(self, feature_map: Tensor) -> Tensor:
         """The ResNet's map [B, 512, S / 32, S / 32] -> features [B, features]."""
@@ -224,6 +235,8 @@ class ACSM(nn.Module):
     keypoint_vertices: Tensor
     keypoint_flip: Tensor
     part_mirror: Tensor
+    faces: Tensor
+    sphere: Tensor
 
     def __init__(self, template: ArticulatedTemplate, arch: ACSMArchitecture | None = None) -> None:
         super().__init__()
@@ -246,6 +259,11 @@ class ACSM(nn.Module):
         self.trunk = Stack(1, self.arch.features, self.arch.features)
         self.camera_head = CameraHead(self.arch)
         self.part_head = PartHead(self.arch, active)
+        if self.arch.pixel_map:  # last, so that the others' first weights are the same without it
+            self.pixel_map = PixelMap()
+            keep("faces", template.faces, torch.int64)
+            # The template's map to the sphere is what the pixel map's answers mean: a checkpoint has it.
+            self.register_buffer("sphere", torch.zeros(len(self.vertices), 3, dtype=torch.float64))
 
     @property
     def num_keypoints(self) -> int:
@@ -253,7 +271,12 @@ class ACSM(nn.Module):
         return len(self.keypoint_vertices)
 
     def forward(
-        self, images: Tensor, *, articulated: bool = True, vertices: bool = False
+        self,
+        images: Tensor,
+        *,
+        articulated: bool = True,
+        vertices: bool = False,
+        pixels: bool = False,
     ) -> dict[str, Tensor]:
         """Predict with gradients.
 
@@ -261,11 +284,14 @@ class ACSM(nn.Module):
             images: ImageNet-normalised [B, 3, S, S].
             articulated: False keeps every part at rest (the warm-up).
             vertices: also move the whole mesh; training needs only the keypoints.
+            pixels: also map pixels to the surface, which an architecture with ``pixel_map`` can.
 
         Returns:
             ``camera`` [B, C, 7] (NDC of the crop), ``camera_prob`` [B, C], ``part_transforms``
             [B, C, P, 8], ``keypoints_ndc`` [B, C, K, 2]; with ``vertices`` also ``vertices``
-            [B, C, V, 3] in the template frame.
+            [B, C, V, 3] in the template frame, and with ``pixels`` ``pixel_sphere`` [B, s, s, 3], unit
+            vectors on the template's sphere for cells of 4 x 4 pixels, and ``pixel_logit`` [B, s, s],
+            whether they show the animal.
 
         Raises:
             UserError: the images are not of the size the model was built for.
@@ -273,7 +299,12 @@ class ACSM(nn.Module):
         size = self.arch.image_size
         if images.shape[1:] != (3, size, size):
             raise UserError(f"expected images [B, 3, {size}, {size}]; found {list(images.shape)}")
-        return self._decode(self.encoder(images), articulated, vertices)
+        if not pixels:
+            return self._decode(self.encoder(images), articulated, vertices)
+        maps = self.encoder.maps(images)
+        result = self._decode(self.encoder.read(maps[-1]), articulated, vertices)
+        result["pixel_sphere"], result["pixel_logit"] = self.pixel_map(maps)
+        return result
 
     def from_features(
         self, feature_map: Tensor, *, articulated: bool = True, vertices: bool = False
@@ -332,7 +363,8 @@ def best_camera(prediction: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A prediction with only each image's most probable camera: every entry loses dimension C."""
     best = prediction["camera_prob"].argmax(dim=1)
     rows = torch.arange(len(best), device=best.device)
-    return {name: value[rows, best] for name, value in prediction.items()}
+    of_image = ("pixel_sphere", "pixel_logit")
+    return {name: value if name in of_image else value[rows, best] for name, value in prediction.items()}
 
 
 def architecture_from(node: Mapping[str, Any]) -> ACSMArchitecture:

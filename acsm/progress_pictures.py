@@ -9,6 +9,7 @@ import torch
 
 from acsm.drawing import contact_sheet, overlay
 from acsm.geometry import project_with_depth
+from acsm.pixel_picture import pixel_pictures
 from acsm.predict import ShapePredictor, normalise
 from wildshape.geometry import Affine2D, xy_ndc_to_crop
 from wildshape.report.drawing import draw_keypoints
@@ -39,6 +40,7 @@ def validation_pictures(
 
     Returns:
         Pictures by title: "validation animals" has true and predicted keypoints and the shape of each;
+        a model with a pixel map also where it takes the pixels;
         with several camera hypotheses "cameras" has the shape of every one, by falling probability.
     """
     template, size = predictor.template, predictor.image_size
@@ -49,6 +51,7 @@ def validation_pictures(
     in_ndc = project_with_depth(raw["vertices"], raw["camera"], offset=0.0).numpy()
     in_crop = np.concatenate([xy_ndc_to_crop(in_ndc[..., :2], size), in_ndc[..., 2:] * size / 2], axis=-1)
     keypoints = xy_ndc_to_crop(raw["keypoints_ndc"].numpy(), size)
+    places = pixel_pictures(predictor, crops) if predictor.model.arch.pixel_map else None
     rows, hypotheses = [], []
     for i, crop in enumerate(crops):
         best = int(order[i, 0])
@@ -60,6 +63,8 @@ def validation_pictures(
                 overlay(crop, in_crop[i, best], template),
             ]
         )
+        if places is not None:
+            rows[-1].append(places[i])
         chosen = order[i, :_MOST_CAMERAS].tolist()
         hypotheses.append([overlay(crop, in_crop[i, camera], template) for camera in chosen])
     paired = [sum(rows[i : i + 2], []) for i in range(0, len(rows), 2)]

@@ -138,7 +138,7 @@ def _image_size(features: int) -> int:
 def load_published(
     path_or_state_dict: str | Path | Mapping[str, Tensor],
     template: ArticulatedTemplate,
-    num_cameras: int = 1,
+    num_cameras: int | None = 1,
 ) -> ACSM:
     """Build the model of a checkpoint with the released names.
 
@@ -149,7 +149,7 @@ def load_published(
         path_or_state_dict: file or parameters. A file may hold the parameters themselves or under
             ``model``, ``state_dict`` or ``model_state_dict``; a leading ``module.`` is dropped.
         template: the template it was trained with.
-        num_cameras: 1, or 8 for the camera multiplex.
+        num_cameras: 1, or 8 for the camera multiplex; None: as many as it has.
 
     Returns:
         The model in evaluation mode. The image size follows from the first linear layer.
@@ -163,7 +163,7 @@ def load_published(
         size = _image_size(state["img_encoder.enc_fc.0.0.weight"].shape[1])
         found = {n.split(".")[2] for n in state if n.startswith("cam_predictor.camera_predictor.")}
         cameras = len(found) if all(n.isdigit() for n in found) else 1
-        if cameras != num_cameras:
+        if num_cameras is not None and cameras != num_cameras:
             raise UserError(
                 f"expected a checkpoint with {num_cameras} camera(s); found {cameras}; "
                 f"pass num_cameras={cameras}"

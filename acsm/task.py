@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,10 +12,11 @@ import torch
 from torch import Tensor
 
 from acsm.data import ShapeSamples
+from acsm.flip_consistency import flip_consistency_loss, mirrored_hypotheses
 from acsm.losses import LossWeights, total_loss
 from acsm.metrics import auc, camera_errors
 from acsm.model import ACSM
-from acsm.predict import ShapePredictor, normalise
+from acsm.predict import ShapePredictor, Shapes, normalise
 from wildshape.device import bfloat16_pays
 from wildshape.errors import UserError
 from wildshape.stage import progress
@@ -27,6 +29,13 @@ if TYPE_CHECKING:
 LOOK_BATCH = 64
 MOST_BYTES = 4 << 30
 SHOWN = 8
+
+
+def halves(prediction: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """A batch's prediction as that of its first and that of its second half."""
+    pairs = {name: value.chunk(2) for name, value in prediction.items()}
+    first, second = ({name: pair[i] for name, pair in pairs.items()} for i in range(2))
+    return first, second
 
 
 class ShapeTask:
@@ -61,6 +70,9 @@ class ShapeTask:
         trained = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(trained, lr=config.lr, fused=True)
         self._articulate_from = round(config.warmup * config.steps)
+        self._hypotheses: Tensor | None = None
+        if config.flip_consistency:
+            self._hypotheses = mirrored_hypotheses(model.camera_head.bias)
         self._val = val.records
         affines = [val.evaluation_affine(i) for i in range(len(val))]
         self._val_crops = np.stack([val.crop(i, affine) for i, affine in enumerate(affines)])
@@ -69,12 +81,26 @@ class ShapeTask:
     def prepare(self) -> None:
         """What comes before the optimiser; nothing here."""
 
+    @property
+    def compiled(self) -> torch.nn.Module:
+        """What --compile compiles: the encoder, where the time goes."""
+        return self.model.encoder
+
     def __len__(self) -> int:
         return len(self.samples)
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """One varied crop (see `acsm.data.ShapeSamples.sample`)."""
-        return self.samples.sample(self._choose(index, rng), rng)
+        index = self._choose(index, rng)
+        return self._weighted(self.samples.sample(index, rng), index)
+
+    def _weighted(self, item: dict[str, np.ndarray], index: int) -> dict[str, np.ndarray]:
+        """A sample with the weight of its keypoints, where web animals have one of their own."""
+        if self.config.web_weight == 1:
+            return item
+        weight = np.float32(1 if index < self.num_labels else self.config.web_weight)
+        trust = np.array([1, 1, 1, 1, weight], np.float32)
+        return {**item, "emphasis": weight, "guide": item["guide"] * trust}
 
     def _choose(self, index: int, rng: np.random.Generator) -> int:
         """The animal itself, or another one so that labels get their share."""
@@ -85,11 +111,15 @@ class ShapeTask:
         low, high = (0, self.num_labels) if labelled else (self.num_labels, len(self.samples))
         return int(rng.integers(low, high))
 
+    def parameters_rest(self, step: int) -> bool:
+        """Whether some parameters have no gradient: those of the parts during the warm-up."""
+        return step < self._articulate_from
+
     def loss(self, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
         """The loss of a batch, parts at rest during the warm-up."""
         if self.config.flip == "both":
             batch = self._with_mirror(batch)
-        prediction = self.predict(batch, articulated=step >= self._articulate_from)
+        prediction, flip = self._predict_with_mirror(batch, step >= self._articulate_from)
         weights = LossWeights(
             camera=self.config.camera_guide,
             turn=self.config.turn_weight,
@@ -97,7 +127,30 @@ class ShapeTask:
             entropy=self.config.entropy_weight,
             spread=self.config.spread_weight,
         )
-        return total_loss(prediction, batch["target_ndc"], batch["weight"], batch["guide"], weights)
+        target = batch["target_ndc"], batch["weight"], batch["guide"]
+        loss, terms = total_loss(prediction, *target, weights, batch.get("emphasis"))
+        if flip is not None:
+            loss, terms = (
+                loss + self.config.flip_consistency * flip,
+                {**terms, "flip": float(flip.detach())},
+            )
+        return loss, terms
+
+    def _predict_with_mirror(
+        self, batch: dict[str, Tensor], articulated: bool
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """The prediction to be held against targets, and its inconsistency with the mirrored images'."""
+        if self._hypotheses is None:
+            return self.predict(batch, articulated=articulated), None
+        both = self.config.flip == "both"
+        prediction = self.predict(batch if both else self.with_mirrored(batch), articulated=articulated)
+        plain, mirrored = halves(prediction)
+        flip = flip_consistency_loss(plain, mirrored, self.model.part_mirror, self._hypotheses)
+        return (prediction if both else plain), flip
+
+    def with_mirrored(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What is predicted from: the crops, and after them their mirror images."""
+        return {"crop": torch.cat((batch["crop"], batch["crop"].flip(2)))}
 
     def predict(self, batch: dict[str, Tensor], articulated: bool) -> dict[str, Tensor]:
         """The model's prediction for a batch."""
@@ -113,12 +166,16 @@ class ShapeTask:
             "weight": batch["weight"][:, flip],
             "guide": batch["guide"] * guide,
         }
+        if "emphasis" in batch:
+            mirrored["emphasis"] = batch["emphasis"]
         return {name: torch.cat((batch[name], value)) for name, value in mirrored.items()}
 
     def evaluate(self) -> dict[str, float]:
         """AUC (percent) and mean camera error (degrees) on the validation animals."""
         predictor = ShapePredictor(self.model, None, (), device=str(next(self.model.parameters()).device))
-        shapes = predictor.predict_crops(self._val_crops, self._val_affines)
+        return self._keypoint_metrics(predictor.predict_crops(self._val_crops, self._val_affines))
+
+    def _keypoint_metrics(self, shapes: Shapes) -> dict[str, float]:
         val = self._val
         metrics = {"auc": auc(shapes.xy_image, val.xy, val.weight > 0, val.box_side)}
         errors = camera_errors(shapes.camera, val.camera)
@@ -155,7 +212,9 @@ class FrozenShapeTask(ShapeTask):
         """Fix the encoder's ResNet."""
         self.model.encoder.backbone.requires_grad_(False)
         samples, config = self.samples, self.config
-        room = MOST_BYTES // (len(samples) * 2 * 512 * math.ceil(config.image_size / 32) ** 2)
+        self._sides = 2 if config.flip_consistency else 1
+        each = 2 * 512 * math.ceil(config.image_size / 32) ** 2 * self._sides
+        room = MOST_BYTES // (len(samples) * each)
         if config.frozen_crops > room:
             raise UserError(
                 f"--frozen_crops: expected at most {room} for {len(samples)} animals at "
@@ -180,9 +239,11 @@ class FrozenShapeTask(ShapeTask):
                     rows = range(first, min(first + LOOK_BATCH, total))
                     drawn = [self.samples.sample(i, self._rng(turn, i)) for i in rows]
                     crops = torch.from_numpy(np.stack([item.pop("crop") for item in drawn]))
-                    maps = self.model.encoder.backbone(normalise(crops.to(device)))
-                    for item, found in zip(drawn, maps.to("cpu", torch.float16).numpy()):
-                        variants.append({**item, "features": found})
+                    for name, seen in (("features", crops), ("mirrored", crops.flip(2)))[: self._sides]:
+                        maps = self.model.encoder.backbone(normalise(seen.to(device)))
+                        for item, found in zip(drawn, maps.to("cpu", torch.float16).numpy()):
+                            item[name] = found
+                    variants += drawn
                     bar.update(len(rows))
         self.model.train(training)
         return variants
@@ -191,13 +252,21 @@ class FrozenShapeTask(ShapeTask):
         return np.random.default_rng([self.config.seed, 11, turn, index])
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """One of the animal's crops as ``features`` float16 [512, s, s], with its targets."""
+        """One of the animal's crops as ``features`` float16 [512, s, s], with its targets.
+
+        With --flip_consistency also ``mirrored``: the feature map of its mirror image.
+        """
         index = self._choose(index, rng)
         turn = int(rng.integers(self.config.frozen_crops))
         with self._lock:  # of the threads that prepare samples the first one computes the feature maps
             self._variants = self._variants or self._look()
-        return self._variants[turn * len(self.samples) + index]
+        return self._weighted(self._variants[turn * len(self.samples) + index], index)
 
     def predict(self, batch: dict[str, Tensor], articulated: bool) -> dict[str, Tensor]:
         """The model's prediction from feature maps."""
         return self.model.from_features(batch["features"].float(), articulated=articulated)
+
+    def with_mirrored(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The feature maps of the crops, and after them those of their mirror images."""
+        # In single precision: autocast on a CPU joins no half ones.
+        return {"features": torch.cat((batch["features"].float(), batch["mirrored"].float()))}

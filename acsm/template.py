@@ -37,6 +37,8 @@ class ArticulatedTemplate:
         keypoint_vertices: int64 [K], the vertex that stands for each keypoint.
         keypoint_flip: int64 [K], the keypoint on the other side (itself in the middle).
         active_parts: bool [P], parts that may turn, also given as names; None: all.
+        sphere_vertices: float64 [V, 3], each vertex's place on the unit sphere where the template brings
+            a map of its own; None: :mod:`acsm.sphere_map` computes one.
 
     Raises:
         ValueError: if shapes do not fit one another or an index points nowhere.
@@ -52,6 +54,7 @@ class ArticulatedTemplate:
     keypoint_vertices: np.ndarray
     keypoint_flip: np.ndarray
     active_parts: np.ndarray | None = None
+    sphere_vertices: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         put = functools.partial(object.__setattr__, self)
@@ -73,6 +76,7 @@ class ArticulatedTemplate:
             ("part_mirror", (parts,)),
             ("keypoint_vertices", (keypoints,)),
             ("keypoint_flip", (keypoints,)),
+            *((("sphere_vertices", (vertices, 3)),) if self.sphere_vertices is not None else ()),
         ):
             found = np.shape(getattr(self, name))
             if found != expected:
@@ -301,7 +305,7 @@ def load_template(path: str | Path) -> ArticulatedTemplate:
     names = [field.name for field in fields(ArticulatedTemplate)]
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            missing = sorted(set(names) - {"active_parts"} - set(arrays.files))
+            missing = sorted(set(names) - {"active_parts", "sphere_vertices"} - set(arrays.files))
             if missing:
                 raise UserError(f"{path}: expected the arrays of a template; missing {missing}")
             return ArticulatedTemplate(**{n: arrays[n] for n in names if n in arrays.files})

@@ -1,6 +1,6 @@
 """The released template folders: `mean_shape.mat`, `parts.pkl`, `kp2vertex.txt` and what goes with them.
 
-    mean_shape.mat                 verts [V, 3], faces [F, 3]
+    mean_shape.mat                 verts [V, 3], faces [F, 3], sphere_verts [V, 3] (not needed)
     parts.pkl                      alpha [V, P], nodes: [{id, name, is_main, children, rc}]
     kp2vertex.txt                  a keypoint's name and its vertex, a line each
     mirror_transforms.txt          pairs of parts, a line each; others are their own mirror
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from acsm.pickled_arrays import read_arrays_only
+from acsm.sphere_map import flipped_faces
 from acsm.template import ArticulatedTemplate
 from acsm.template_rig import LoadedTemplate
 from acsm.template_settings import TemplateSettings
@@ -44,7 +45,7 @@ def read_cachedir(path: Path, settings: TemplateSettings, skeleton: Skeleton) ->
         UserError: a file is missing or does not fit the others, or a keypoint is missing.
     """
     folder = path if path.is_dir() else path.parent
-    vertices, faces = _mean_shape(folder / MEAN_SHAPE)
+    vertices, faces, sphere = _mean_shape(folder / MEAN_SHAPE)
     parts = folder / "parts.pkl"
     alpha, nodes = _nodes(parts, len(vertices))
     try:
@@ -54,6 +55,9 @@ def read_cachedir(path: Path, settings: TemplateSettings, skeleton: Skeleton) ->
             f"{parts}: expected nodes with id, name, is_main, children and rc; found a problem at {error}"
         ) from None
     notes: list[str] = []
+    if sphere is not None and flipped_faces(sphere, faces).any():
+        notes.append("sphere_verts turn triangles over: another map to the sphere is computed")
+        sphere = None
     mirror_file = _beside(folder, settings.mirror, "mirror_transforms.txt")
     mirror = np.arange(len(names))
     if mirror_file is None:
@@ -85,6 +89,7 @@ def read_cachedir(path: Path, settings: TemplateSettings, skeleton: Skeleton) ->
             keypoints,
             np.array(skeleton.flip),
             active,
+            sphere,
         )
     except ValueError as error:
         raise UserError(f"{folder}: {error}") from None
@@ -98,7 +103,7 @@ def _scaled(template: ArticulatedTemplate, scale: str) -> ArticulatedTemplate:
     return scaled if scale == "template" else replace(scaled, part_centres=template.part_centres)
 
 
-def _mean_shape(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _mean_shape(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
 
@@ -107,6 +112,7 @@ def _mean_shape(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         content = loadmat(path)
         vertices, faces = np.asarray(content["verts"], float), np.asarray(content["faces"]).astype(np.int64)
+        sphere = np.asarray(content["sphere_verts"], float) if "sphere_verts" in content else None
     except (OSError, ValueError, TypeError, KeyError, NotImplementedError, MatReadError) as error:
         raise UserError(f"{path}: expected verts and faces; found a problem at {error}") from None
     if vertices.ndim != 2 or vertices.shape[1] != 3 or faces.ndim != 2 or faces.shape[1] != 3:
@@ -114,7 +120,15 @@ def _mean_shape(path: Path) -> tuple[np.ndarray, np.ndarray]:
             f"{path}: expected verts [V, 3] and faces [F, 3]; found {list(vertices.shape)} and "
             f"{list(faces.shape)}"
         )
-    return vertices, faces
+    if sphere is not None:
+        length = np.linalg.norm(sphere, axis=-1, keepdims=True)
+        if sphere.shape != vertices.shape or not (length > 0).all():
+            raise UserError(
+                f"{path}: expected sphere_verts {list(vertices.shape)} off the origin; found "
+                f"{list(sphere.shape)}"
+            )
+        sphere = sphere / length
+    return vertices, faces, sphere
 
 
 def _nodes(path: Path, num_vertices: int) -> tuple[np.ndarray, list[Any]]:

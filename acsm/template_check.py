@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tyro
 
+from acsm.sphere_map import distortion, sphere_fault, sphere_vertices
 from acsm.template import ArticulatedTemplate, template_for
 from acsm.template_file import MANY_VERTICES, faults, read_template
 from acsm.template_mesh import pieces_of
@@ -104,6 +105,7 @@ def measures(template: ArticulatedTemplate, skeleton: Skeleton) -> dict[str, Any
         "vertex_mean": template.vertices.mean(axis=0),
         "symmetry_error": distances.max(),
         "symmetry_error_mean": distances.mean(),
+        "sphere_map": _sphere_map(template),
         "parts": [
             {
                 "name": name,
@@ -121,6 +123,21 @@ def measures(template: ArticulatedTemplate, skeleton: Skeleton) -> dict[str, Any
             for name, vertex, point in zip(skeleton.keypoints, template.keypoint_vertices, points)
         ],
     }  # fmt: skip
+
+
+def _sphere_map(template: ArticulatedTemplate) -> dict[str, Any]:
+    """What the map to the sphere, which training with masks needs, does to areas and angles."""
+    fault = sphere_fault(template)
+    if fault is None:
+        try:
+            sphere = sphere_vertices(template)
+        except UserError as error:
+            fault = str(error)
+    if fault is not None:
+        return {"missing": f"needs {fault}"}
+    found = distortion(template.vertices, template.faces, sphere)
+    own = template.sphere_vertices is not None
+    return {"origin": "the template's own" if own else "computed", "text": str(found), **asdict(found)}
 
 
 def random_turns(template: ArticulatedTemplate, seed: int) -> dict[str, tuple[float, float, float]]:
@@ -190,6 +207,9 @@ def _say(figures: dict[str, Any], template: ArticulatedTemplate, out: Path) -> N
     pieces = f", {len(figures['pieces'])} pieces" if len(figures["pieces"]) > 1 else ""
     say(f"{figures['vertices']} vertices, {figures['faces']} faces{pieces}, {closed}, symmetric within "
         f"{figures['symmetry_error']:.4f} (mean {figures['symmetry_error_mean']:.4f})")  # fmt: skip
+    sphere = figures["sphere_map"]
+    where = f" ({sphere['origin']})" if "origin" in sphere else ""
+    say(f"map to the sphere{where}: {sphere.get('text') or sphere['missing']}")
     if figures["vertices"] > MANY_VERTICES:
         say("many vertices, which makes training slow: 1,000 to 2,500 do (vertices: 2000 in the settings)")
     pairs = int((template.part_mirror != np.arange(template.num_parts)).sum())

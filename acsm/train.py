@@ -15,8 +15,13 @@ import torch
 from acsm.camera_fit import guiding_cameras
 from acsm.checkpoint_init import initialise
 from acsm.data import CropStyle, ShapeSamples
+from acsm.mask_checks import check_masks, masks_digest
+from acsm.mask_crops import STRIDE
+from acsm.mask_options import MANY_CAMERAS, MaskOptions
+from acsm.mask_task import MaskShapeTask
 from acsm.model import ACSM, ACSMArchitecture
 from acsm.predict import pack_template, template_hash
+from acsm.sphere_map import sphere_vertices
 from acsm.task import FrozenShapeTask, ShapeTask
 from acsm.template import ArticulatedTemplate, template_for
 from acsm.template_file import faults
@@ -25,7 +30,7 @@ from wildshape.cli import say, script_main
 from wildshape.device import bfloat16_pays, pick_device
 from wildshape.errors import UserError
 from wildshape.monitor import MonitorOptions
-from wildshape.records import AnimalRecords, tell_skipped
+from wildshape.records import AnimalRecords, Need, tell_skipped
 from wildshape.stage import Provenance, input_hashes
 from wildshape.training import FitConfig, fit, fit_config
 from wildshape.training_data import TrainingDataConfig
@@ -35,7 +40,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(MonitorOptions, TrainingDataConfig):
+class Config(MaskOptions, MonitorOptions, TrainingDataConfig):
     """Train the 3D model on labels, with --use_web_images also on selected pseudo-labels."""
 
     dataset: str = "labels"
@@ -58,6 +63,9 @@ class Config(MonitorOptions, TrainingDataConfig):
     """Learning rate over the steps (published: constant)."""
     flip: Literal["random", "both", "none"] = "random"
     """Mirror each sample with probability one half; or append the mirrored batch; or neither."""
+    flip_consistency: float = 0.0
+    """Weight that draws the prediction for a mirrored image and the mirrored prediction together
+    (published: 0); doubles the encoder's work unless --flip both does already."""
     rotation: float = 0.0
     """Largest turn of the crops in degrees (published: 0)."""
     colour: float = 0.2
@@ -75,8 +83,8 @@ class Config(MonitorOptions, TrainingDataConfig):
     """With --freeze: varied crops of each animal."""
     warmup: float = 0.05
     """Share of the steps before parts turn."""
-    num_cameras: int = 1
-    """Camera hypotheses."""
+    num_cameras: int | None = None
+    """Camera hypotheses; by default 1, or 8 on masks alone."""
     camera: Literal["auto", "turntable", "quaternion", "angles"] = "auto"
     """How a camera's rotation is predicted: azimuth all round with bounded elevation and roll; a free
     quaternion (published for one camera); bounded turns about fixed views (published for several).
@@ -99,6 +107,8 @@ class Config(MonitorOptions, TrainingDataConfig):
     """Threads that prepare crops ahead."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the encoder; auto takes bfloat16 where the hardware has it."""
+    compile: bool = False
+    """Compile the encoder with torch.compile: minutes at first, faster steps then."""
     device: str = "auto"
     """auto, cpu or cuda."""
 
@@ -106,7 +116,12 @@ class Config(MonitorOptions, TrainingDataConfig):
         """Refuse values that cannot work, naming the flag."""
         if not 64 <= self.image_size <= 1024:
             raise UserError(f"--image_size: expected 64 to 1024; found {self.image_size}")
-        if self.num_cameras < 1:
+        self.check_masks()
+        if self.supervise != "keypoints" and self.image_size % STRIDE:
+            raise UserError(
+                f"--image_size: expected a multiple of {STRIDE} with masks; found {self.image_size}"
+            )
+        if self.cameras < 1:
             raise UserError(f"--num_cameras: expected at least 1; found {self.num_cameras}")
         for name in ("label_share", "warmup"):
             value = getattr(self, name)
@@ -116,6 +131,15 @@ class Config(MonitorOptions, TrainingDataConfig):
             raise UserError(f"--angle_ranges: expected angles over 0 up to 180; found {self.angle_ranges}")
         if self.frozen_crops < 1:
             raise UserError(f"--frozen_crops: expected at least 1; found {self.frozen_crops}")
+        if self.freeze and self.supervise != "keypoints":
+            raise UserError(
+                "--freeze: expected --supervise keypoints, as the pixel map learns from maps that a frozen "
+                f"encoder does not keep; found --supervise {self.supervise}"
+            )
+        if self.flip_consistency < 0:
+            raise UserError(f"--flip_consistency: expected at least 0; found {self.flip_consistency}")
+        if self.freeze and self.compile:
+            raise UserError("--compile: expected an encoder to train; found --freeze")
         if self.freeze and self.flip == "both":
             raise UserError("--flip both: expected --flip random or none with --freeze")
         known = ("labels", *training_data.PUBLISHED_DATASETS)
@@ -128,11 +152,22 @@ class Config(MonitorOptions, TrainingDataConfig):
         return self.training_name or "labels"
 
     @property
+    def cameras(self) -> int:
+        """Camera hypotheses, the default filled in."""
+        if self.num_cameras is not None:
+            return self.num_cameras
+        return MANY_CAMERAS if self.supervise == "masks" else 1
+
+    @property
     def camera_kind(self) -> Literal["turntable", "quaternion", "angles"]:
         """How a camera's rotation is predicted, the default filled in."""
         if self.camera != "auto":
             return self.camera
-        return "turntable" if self.num_cameras == 1 else "angles"
+        return "turntable" if self.cameras == 1 else "angles"
+
+
+VALIDATION = "validation labels"
+NEEDS: Mapping[str, Need] = {"keypoints": "keypoints", "masks": "masks", "both": "either"}
 
 
 def _guide(template: ArticulatedTemplate, records: AnimalRecords) -> tuple[np.ndarray, np.ndarray]:
@@ -148,8 +183,13 @@ def _samples(
         rotation_deg=config.rotation,
         colour=config.colour,
     )
-    guide = _guide(template, records) if config.camera_guide and len(records) else None
-    samples = ShapeSamples(records, config.image_size, template.keypoint_flip, style, guide)
+    if config.supervise == "masks" and what != VALIDATION:
+        records = dataclasses.replace(records, weight=np.zeros_like(records.weight))
+    guided = config.camera_guide and config.supervise != "masks" and len(records)
+    guide = _guide(template, records) if guided else None
+    masks = config.supervise != "keypoints"
+    flip = template.keypoint_flip
+    samples = ShapeSamples(records, config.image_size, flip, style, guide, masks=masks)
     unreadable = samples.drop_unreadable()
     total = len(records) + len(records.skipped)
     tell_skipped([*records.skipped, *unreadable], total, what)
@@ -172,13 +212,17 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     if "file" in spec.template:
         for fault in faults(template, spec.skeleton):
             say(f"template of {spec.name}: {fault}")
-    label_records, web_records, inputs = training_data.training_records(config, workspace)
-    val_records, _ = training_data.labelled(workspace, "val", spec.skeleton)
+    masked, need = config.supervise != "keypoints", NEEDS[config.supervise]
+    sphere = sphere_vertices(template) if masked else None
+    label_records, web_records, inputs = training_data.training_records(config, workspace, need)
+    val_records, _ = training_data.labelled(workspace, "val", spec.skeleton, need=need)
     labels = _samples(label_records, config, template, "training labels")
     web = None
     if web_records is not None:
         web = _samples(web_records, config, template, "web animals")
-    val = _samples(val_records, config, template, "validation labels")
+    val = _samples(val_records, config, template, VALIDATION)
+    if masked:
+        check_masks(config.supervise, workspace, labels, web, val)
     for samples, split in ((labels, "train"), (val, "val")):
         if not len(samples):
             raise UserError(
@@ -188,16 +232,19 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     device = pick_device(config.device)
     arch = ACSMArchitecture(
         image_size=config.image_size,
-        num_cameras=config.num_cameras,
+        num_cameras=config.cameras,
         camera=config.camera_kind,
         order=config.order,
         translations=config.translations,
         angle_ranges_deg=config.angle_ranges,
+        pixel_map=masked,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = ACSM(template, arch)
     origin = initialise(model, config.init, config.imagenet, template)
+    if sphere is not None:
+        model.sphere.copy_(torch.from_numpy(sphere))
     if config.freeze and origin.startswith("random"):
         raise UserError(
             "--freeze: expected weights worth keeping; found random ones; add --init with a checkpoint of "
@@ -209,14 +256,14 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         f"animals, {len(val)} to validate; {config.steps} steps of {config.batch_size} at "
         f"{config.image_size} px on {device.type}"
     )
-    kind = FrozenShapeTask if config.freeze else ShapeTask
+    kind = MaskShapeTask if masked else FrozenShapeTask if config.freeze else ShapeTask
     task = kind(model.to(device), samples, val, config, len(labels))
     task.template, task.skeleton = template, spec.skeleton
     result = fit(
         task,
-        _fit_config(config, arm, device),
+        _fit_config(config, arm, device, "auc" if val.records.counts.any() else "miou"),
         workspace.checkpoint_dir(f"acsm/{arm}"),
-        _provenance(config, workspace, template, inputs),
+        _provenance(config, workspace, template, inputs, masks_digest(samples.records)),
         {
             "kind": "acsm",
             "category": spec.name,
@@ -226,16 +273,19 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
             "padding": samples.style.padding,
             "template": pack_template(template),
             "weights_from": origin,
+            "supervise": config.supervise,
         },
         config.monitor(workspace.name, f"acsm {arm}", workspace.run_dir / "visdom"),
     )
     return _report(config, workspace, origin, (len(labels), 0 if web is None else len(web)), result)
 
 
-def _fit_config(config: Config, arm: str, device: torch.device) -> FitConfig:
+def _fit_config(config: Config, arm: str, device: torch.device, metric: str) -> FitConfig:
+    if config.supervise == "masks":
+        metric = "miou"
     return fit_config(
         config,
-        metric="auc",
+        metric=metric,
         warmup=min(100, config.steps // 10),
         autocast=bfloat16_pays(config.precision, device),
         title=f"acsm {arm}",
@@ -249,12 +299,23 @@ _SETTINGS = (
     "camera_kind", "angle_ranges", "entropy_weight", "spread_weight", "translations", "order",
     "eval_every", "precision", "imagenet",
 )  # fmt: skip
+_LATER_SETTINGS = ("flip_consistency", "compile")
 
 
 def _provenance(
-    config: Config, workspace: Workspace, template: ArticulatedTemplate, inputs: Sequence[Path]
+    config: Config,
+    workspace: Workspace,
+    template: ArticulatedTemplate,
+    inputs: Sequence[Path],
+    masks: str,
 ) -> Provenance:
     settings = {name: getattr(config, name) for name in _SETTINGS}
+    settings["num_cameras"] = config.cameras
+    settings |= config.mask_settings()
+    if config.supervise != "keypoints":
+        settings["masks"] = masks
+    # What was not there before is remembered where it is asked for: older trainings stay as they are.
+    settings |= {name: getattr(config, name) for name in _LATER_SETTINGS if getattr(config, name)}
     settings["template"] = template_hash(template)
     files = [*inputs, *([config.init] if config.init else [])]
     return Provenance("acsm-train", settings, input_hashes(workspace.root, *files))

@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import cv2
 import numpy as np
 
 from acsm.arms import load_arm
 from acsm.drawing import contact_sheet, novel_view, overlay
 from acsm.glb import write_glb
 from acsm.label_sets import find_labels, masks_of
+from acsm.pixel_picture import pixel_pictures
 from acsm.texture import make_atlas, surface_colours
 from acsm.turntable import turntable, write_gif, write_mp4
 from wildshape.cli import CommonConfig, say, script_main
@@ -27,6 +29,7 @@ from wildshape.records import tell_skipped
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from acsm.predict import ShapePredictor
     from acsm.template import ArticulatedTemplate
     from wildshape.workspace import Workspace
 
@@ -135,7 +138,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
             for azimuth in config.azimuths
         ]
         drawn = overlay(tile, vertices, predictor.template)
-        rows.append([tile, drawn, *views])
+        rows.append([tile, drawn, *_pixels(predictor, image, boxes[index], config.tile), *views])
         if config.turntable or config.glb:
             mask = animals.masks.get(ids[index])
             shape = (shapes.vertices[0], shapes.vertices_image[0])
@@ -162,6 +165,16 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         say(f"  {len(exporter.files)} files of animals{film} -> {workspace.relative(exporter.folder)}/")
     workspace.write_metrics(f"visualize_{config.arm}_{config.split}", facts)
     return facts
+
+
+def _pixels(predictor: ShapePredictor, image: np.ndarray, box: np.ndarray, tile: int) -> list[np.ndarray]:
+    """Where a model that was trained with masks takes the pixels of an animal's crop; none, for others."""
+    if not predictor.model.arch.pixel_map:
+        return []
+    crop = warp_crop(image, predictor.crop_affine(box), predictor.image_size, 255)
+    return [
+        cv2.resize(pixel_pictures(predictor, crop[None])[0], (tile, tile), interpolation=cv2.INTER_AREA)
+    ]
 
 
 class Exporter:

@@ -6,8 +6,13 @@ import importlib
 import sys
 from pathlib import Path
 
-LONG = ("masks", "pseudo_labels", "real_cows", "real_near_duplicates")
-NOT_BENCHMARKS = ("__init__", "__main__", "machine", "real_cows_pictures", "run_img2dataset", "scale")
+LONG = (
+    "acsm_flip_consistency", "acsm_masks", "acsm_precision", "masks", "pseudo_labels", "real_cows",
+    "real_near_duplicates", "rounds",
+)  # fmt: skip
+NOT_BENCHMARKS = (
+    "__init__", "__main__", "acsm_arms", "machine", "real_cows_pictures", "run_img2dataset", "scale",
+)  # fmt: skip
 
 
 def main(names: list[str]) -> int:

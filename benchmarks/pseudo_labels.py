@@ -141,13 +141,14 @@ def fitted_cameras(workspace: Workspace) -> dict[str, float]:
     }
 
 
+def spread(values: list[float]) -> dict[str, Any]:
+    """Mean and standard deviation over seeds, and the values."""
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "std": deviation, "values": values}
+
+
 def summarise(seeds: list[dict[str, Any]]) -> dict[str, Any]:
     """Mean and deviation over seeds; each claim with its interval over the animals of all seeds."""
-
-    def spread(values: list[float]) -> dict[str, Any]:
-        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-        return {"mean": float(np.mean(values)), "std": deviation, "values": values}
-
     arms = {
         arm: {key: spread([seed["arms"][arm][key] for seed in seeds]) for key in FIGURES}
         for arm in seeds[0]["arms"]

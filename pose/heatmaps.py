@@ -8,6 +8,8 @@ arithmetic is that of the released animals3d code: x / r, cut off to whole cells
 import torch
 from torch import Tensor
 
+from wildshape.distributed import shared_count
+
 # Responses below this part of the maximum are noise, whose logarithm would bend the parabola.
 _FLOOR = 1e-3
 
@@ -83,7 +85,7 @@ def joints_mse(heatmaps: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
         A scalar; 0 (with zero gradients) if no keypoint counts.
     """
     squared = (heatmaps - targets).square().sum((-2, -1))
-    return 0.5 * (squared * weight).sum() / weight.sum().clamp(min=1)
+    return 0.5 * (squared * weight).sum() / shared_count(weight.sum())
 
 
 def absent_mse(heatmaps: Tensor, weight: Tensor) -> Tensor:
@@ -97,7 +99,7 @@ def absent_mse(heatmaps: Tensor, weight: Tensor) -> Tensor:
         weight: [B,K], 0 for keypoints that are not seen.
     """
     squared = heatmaps.square().sum((-2, -1))
-    return 0.5 * (squared * (weight == 0)).sum() / weight.sum().clamp(min=1)
+    return 0.5 * (squared * (weight == 0)).sum() / shared_count(weight.sum())
 
 
 def decode(heatmaps: Tensor, published: bool = False) -> tuple[Tensor, Tensor]:

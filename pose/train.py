@@ -81,6 +81,8 @@ class Config(MonitorOptions, TrainingDataConfig):
     """Threads that prepare crops ahead."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the forward pass; auto takes bfloat16 where the hardware has it."""
+    compile: bool = False
+    """Compile the network with torch.compile: minutes at first, faster steps then."""
     device: str = "auto"
     """auto, cpu or cuda."""
 
@@ -258,12 +260,13 @@ def _samples(
     return samples
 
 
-def _web_settings(config: Config) -> dict[str, Any]:
-    """What is remembered of the web animals; nothing without them, as before there were any."""
+def _later_settings(config: Config) -> dict[str, Any]:
+    """What is remembered only where it is asked for: trainings from before there was any stay."""
+    compiled = {"compile": True} if config.compile else {}
     if not config.use_web_images:
-        return {}
+        return compiled
     names = ("web_images_num", "filter", "pl_source")
-    return {"use_web_images": True, **{name: getattr(config, name) for name in names}}
+    return {**compiled, "use_web_images": True, **{name: getattr(config, name) for name in names}}
 
 
 def run(config: Config, workspace: "Workspace") -> dict[str, Any]:
@@ -272,7 +275,9 @@ def run(config: Config, workspace: "Workspace") -> dict[str, Any]:
     Raises:
         UserError: labels are missing or do not fit, or a training with other settings is there.
     """
-    name = model_name(config.is_aux, config.training_name)
+    # Trained on another run's pseudo-labels, a network is this run's own and takes no arm's name.
+    arm = config.arm if config.web_run else config.training_name
+    name = model_name(config.is_aux, arm)
     spec = workspace.category
     records, web_records, inputs = training_records(config, workspace)
     model, settings, origin = build_model(config, workspace)
@@ -323,7 +328,7 @@ def run(config: Config, workspace: "Workspace") -> dict[str, Any]:
                 "published": config.published,
                 "precision": config.precision,
                 "labels_from": list(config.other_categories),
-                **_web_settings(config),
+                **_later_settings(config),
             },
             input_hashes(workspace.root, *inputs, *([config.init] if config.init else [])),
         ),

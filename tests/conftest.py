@@ -35,8 +35,8 @@ def _has_cuda() -> bool:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    # The longest file goes first, so that the other processes do not wait for it in the end.
-    items.sort(key=lambda item: item.path.name != "test_pipeline.py")
+    # The longest files go first, so that the other processes do not wait for them in the end.
+    items.sort(key=lambda item: item.path.name not in ("test_pipeline.py", "test_engine_ray.py"))
 
     def skip(marker: str, reason: str) -> None:
         for item in items:

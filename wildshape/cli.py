@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from wildshape.errors import UserError
+from wildshape.processes import is_first_process, process_rank
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "demo": ("wildshape.demo", "the whole pipeline on the synthetic world: start here"),
@@ -45,6 +46,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "acsm-evaluate": ("acsm.evaluate", "AUC, camera error and mask IoU of the 3D model"),
     "compare": ("acsm.compare", "evaluated 3D models side by side, with a paired test"),
     "acsm-generate-pl": ("acsm.generate_pl", "reprojected 3D keypoints of every detected animal"),
+    "acsm-convert": ("acsm.convert", "make a released checkpoint of a 3D model one of ours"),
     "acsm-visualize": ("acsm.visualize", "the predicted shapes, over the photos and turned"),
 }
 
@@ -66,8 +68,9 @@ class CommonConfig:
 
 
 def say(message: str) -> None:
-    """Print a stage's summary line."""
-    print(message, flush=True)
+    """Print a stage's summary line; of processes that train together the first does."""
+    if is_first_process():
+        print(message, flush=True)
 
 
 def make_workspace(config: Any) -> Any:
@@ -90,7 +93,8 @@ def guarded(action: Callable[[], Any], *, debug: bool = False) -> int:
     except UserError as error:
         if debug:
             traceback.print_exc()
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        where = "" if is_first_process() else f" in process {process_rank()}"
+        print(f"error{where}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; run the same command again to continue", file=sys.stderr)

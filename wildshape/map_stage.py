@@ -20,6 +20,7 @@ from tqdm import tqdm
 from wildshape.engine import EngineOptions
 from wildshape.errors import UserError
 from wildshape.files import atomic_write
+from wildshape.processes import is_first_process
 from wildshape.tables import SCHEMAS, Table, concat, write_table
 
 
@@ -31,14 +32,17 @@ def progress(
     unit: str = "it",
     initial: int = 0,
 ) -> tqdm:
-    """A progress bar with rate and time left, silent when stderr is no terminal."""
+    """A progress bar with rate and time left, silent when stderr is no terminal.
+
+    Of processes that train together the first shows it.
+    """
     return tqdm(
         items,
         desc=title,
         total=total,
         unit=unit,
         initial=initial,
-        disable=not sys.stderr.isatty(),
+        disable=not (sys.stderr.isatty() and is_first_process()),
         dynamic_ncols=True,
         leave=False,
     )

@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 
+_BLOCK = 1 << 20
+"""Numbers drawn at a time by the bootstrap."""
+
 
 def _counting(visible: np.ndarray) -> np.ndarray:
     visible = np.asarray(visible)
@@ -99,15 +102,28 @@ def bootstrap_interval(
     instances = len(correct)
     if instances == 0 or not total.any():
         return np.full(correct.shape[1:], np.nan), np.full(correct.shape[1:], np.nan)
+    columns = correct.reshape(instances, -1)
+    totals = np.ascontiguousarray(np.broadcast_to(total, correct.shape).reshape(instances, -1))
+    ratios = np.empty((samples, columns.shape[1]))
+    block = max(1, _BLOCK // instances)
     rng = np.random.default_rng(seed)
-    ratios = np.empty((samples, *correct.shape[1:]))
-    for i in range(samples):
-        times = np.bincount(rng.integers(0, instances, instances), minlength=instances)
-        with np.errstate(invalid="ignore"):
-            ratios[i] = np.tensordot(times, correct, 1) / np.tensordot(times, total, 1)
+    for first in range(0, samples, block):
+        rows = slice(first, min(first + block, samples))
+        times = _draws(rng, instances, rows.stop - rows.start)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            ratios[rows] = (times @ columns) / (times @ totals)
+    ratios = ratios.reshape(samples, *correct.shape[1:])
     tail = (1 - level) / 2
     lower, upper = np.nanquantile(ratios, [tail, 1 - tail], axis=0)
     return lower, upper
+
+
+def _draws(rng: np.random.Generator, instances: int, samples: int) -> np.ndarray:
+    """How often each of N instances comes up in each of so many draws of N, float64 [samples, N]."""
+    drawn = rng.integers(0, instances, (samples, instances))
+    drawn += instances * np.arange(samples)[:, None]
+    times = np.bincount(drawn.ravel(), minlength=samples * instances)
+    return times.reshape(samples, instances).astype(float)
 
 
 def paired_change(

@@ -21,6 +21,7 @@ import numpy as np
 
 from wildshape.cli import say
 from wildshape.errors import UserError
+from wildshape.processes import is_first_process
 
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _MOST_WAITING = 256
@@ -65,7 +66,7 @@ class MonitorOptions:
     """Its port."""
 
     def monitor(self, env: str, title: str, folder: Path) -> Monitor | None:
-        """The monitor that the flags ask for.
+        """The monitor that the flags ask for; of processes that train together the first has it.
 
         Args:
             env: visdom's environment: the run's name.
@@ -75,7 +76,7 @@ class MonitorOptions:
         Raises:
             UserError: if visdom is not installed.
         """
-        if not self.visdom:
+        if not (self.visdom and is_first_process()):
             return None
         try:
             import visdom  # noqa: F401

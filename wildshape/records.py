@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from wildshape.errors import UserError
 from wildshape.geometry import box_side
 from wildshape.skeleton import Skeleton, load_skeleton
 from wildshape.tables import Table
+
+Need = Literal["keypoints", "masks", "either"]
+"""What an animal must have to be learnt from."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,9 @@ class AnimalRecords:
         weight: [N, K], confidence; for labels 1 where visible.
         camera: [N, 7] in image pixels, NaN where unknown.
         skipped: id and reason of each row that was left out.
+        mask_rle: N run lengths of masks of the whole image, None where there is no mask.
+        mask_weight: [N], how far to trust each mask: 1 for those of people, the quality that a
+            segmenter gave its own, 0 where there is none.
     """
 
     instance_ids: tuple[str, ...]
@@ -36,6 +43,15 @@ class AnimalRecords:
     weight: np.ndarray
     camera: np.ndarray
     skipped: tuple[tuple[str, str], ...] = ()
+    mask_rle: tuple[str | None, ...] = ()
+    mask_weight: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if not self.mask_rle:
+            object.__setattr__(self, "mask_rle", (None,) * len(self.instance_ids))
+        if self.mask_weight is None:
+            there = [float(text is not None) for text in self.mask_rle]
+            object.__setattr__(self, "mask_weight", np.array(there))
 
     def __len__(self) -> int:
         return len(self.instance_ids)
@@ -61,6 +77,8 @@ class AnimalRecords:
             xy=self.xy[index],
             weight=self.weight[index],
             camera=self.camera[index],
+            mask_rle=tuple(self.mask_rle[i] for i in index),
+            mask_weight=np.asarray(self.mask_weight)[index],
         )
 
 
@@ -74,11 +92,17 @@ def join_records(parts: Sequence[AnimalRecords]) -> AnimalRecords:
         weight=np.concatenate([p.weight for p in parts]),
         camera=np.concatenate([p.camera for p in parts]),
         skipped=sum((p.skipped for p in parts), ()),
+        mask_rle=sum((p.mask_rle for p in parts), ()),
+        mask_weight=np.concatenate([np.asarray(p.mask_weight) for p in parts]),
     )
 
 
 def label_records(
-    labels: Table, paths: Mapping[str, Path], skeleton: Skeleton, split: str | None
+    labels: Table,
+    paths: Mapping[str, Path],
+    skeleton: Skeleton,
+    split: str | None,
+    need: Need = "keypoints",
 ) -> AnimalRecords:
     """The labelled animals of one split, their keypoints mapped by name onto a skeleton.
 
@@ -89,6 +113,7 @@ def label_records(
         paths: file of each image id.
         skeleton: the skeleton to map onto.
         split: "train", "val" or "test"; None: all.
+        need: what a row must have, else it is skipped.
 
     Raises:
         UserError: a label's skeleton shares no keypoint name with ``skeleton``.
@@ -104,24 +129,33 @@ def label_records(
         found = table["xy"][rows][:, source[known]]
         weight[np.ix_(rows, known)] = counts
         xy[np.ix_(rows, known)] = np.where(counts[..., None], found, 0)
-    return _usable(table, paths, xy, weight, table["camera"])
+    return _usable(table, paths, (xy, weight, table["camera"]), need)
 
 
 def pseudo_label_records(
-    instances: Table, keypoints: Table, paths: Mapping[str, Path], skeleton: Skeleton
+    instances: Table,
+    keypoints: Table | None,
+    paths: Mapping[str, Path],
+    skeleton: Skeleton,
+    need: Need = "keypoints",
 ) -> AnimalRecords:
     """Animals with predicted keypoints, weighted by the predicted confidence.
 
     Args:
         instances: the animals, in the order to return them.
         keypoints: predictions; rows of other transforms than "none" are not read. Its meta names
-            the skeleton.
+            the skeleton. None: there are none, and masks are all there is to learn from.
         paths: file of each image id.
         skeleton: the skeleton to map onto.
+        need: what a row must have, else it is skipped.
 
     Raises:
         UserError: the table's keypoints are not of a skeleton that ``skeleton`` shares names with.
     """
+    camera = np.full((len(instances), 7), np.nan)
+    if keypoints is None:
+        xy = np.zeros((len(instances), skeleton.num_keypoints, 2))
+        return _usable(instances, paths, (xy, xy[..., 0], camera), need)
     plain = keypoints.take(keypoints["transform"] == "none")
     source = skeleton_map(str(keypoints.meta.get("skeleton", "none")), skeleton)
     place = plain.lookup("instance_id")
@@ -134,8 +168,7 @@ def pseudo_label_records(
         xy[:, known] = plain["xy"][rows][:, source[known]]
         weight[:, known] = plain["confidence"][rows][:, source[known]].clip(min=0)
     weight[~has] = 0
-    camera = np.full((len(instances), 7), np.nan)
-    return _usable(instances, paths, xy, weight, camera)
+    return _usable(instances, paths, (xy, weight, camera), need)
 
 
 def skeleton_map(name: str, skeleton: Skeleton) -> np.ndarray:
@@ -159,20 +192,25 @@ def skeleton_map(name: str, skeleton: Skeleton) -> np.ndarray:
 def _usable(
     table: Table,
     paths: Mapping[str, Path],
-    xy: np.ndarray,
-    weight: np.ndarray,
-    camera: np.ndarray,
+    truth: tuple[np.ndarray, np.ndarray, np.ndarray],
+    need: Need,
 ) -> AnimalRecords:
+    """The rows that have an image, a box and what is needed; ``truth`` is xy, weight and camera."""
     kept, files, skipped = [], [], []
-    boxes = table["box_xyxy"]
+    boxes, masks = table["box_xyxy"], table["mask_rle"]
+    xy, weight, camera = truth
     for i, (instance_id, image_id) in enumerate(zip(table["instance_id"], table["image_id"])):
         path = paths.get(image_id)
         if path is None or not path.is_file():
             skipped.append((instance_id, f"no image file {path or image_id}"))
         elif not (boxes[i, 2:] > boxes[i, :2]).all():
             skipped.append((instance_id, "a box of no area"))
-        elif not weight[i].any():
+        elif need == "keypoints" and not weight[i].any():
             skipped.append((instance_id, "no keypoint to learn from"))
+        elif need == "masks" and masks[i] is None:
+            skipped.append((instance_id, "no mask to learn from"))
+        elif need == "either" and masks[i] is None and not weight[i].any():
+            skipped.append((instance_id, "no keypoint and no mask to learn from"))
         else:
             kept.append(i)
             files.append(path)
@@ -184,7 +222,14 @@ def _usable(
         weight[kept],
         np.asarray(camera)[kept],
         tuple(skipped),
+        tuple(masks[kept]),
+        _mask_weights(table)[kept],
     )
+
+
+def _mask_weights(table: Table) -> np.ndarray:
+    quality = np.nan_to_num(np.asarray(table["mask_quality"], np.float64), nan=1.0).clip(0, 1)
+    return np.where([text is not None for text in table["mask_rle"]], quality, 0.0)
 
 
 def tell_skipped(skipped: Sequence[tuple[str, str]], total: int, what: str) -> None:

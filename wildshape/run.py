@@ -86,7 +86,7 @@ class Config(MonitorOptions, EngineOptions, CommonConfig):
     metadata: tuple[Path, ...] = ()
     """Metadata files to search for the category (YFCC100M, or lists of addresses)."""
     detector: str | None = None
-    """As of save-boxes; by default torchvision, or simulated with --labels diorama."""
+    """As of save-boxes; by default torchvision, or diorama with --labels diorama."""
     score_threshold: float | None = None
     """Least score of a box; by default the detector's."""
     opts: tuple[str, ...] = ()
@@ -114,12 +114,20 @@ class Config(MonitorOptions, EngineOptions, CommonConfig):
     """Other categories whose training labels are added, such as horse,sheep."""
     seed: int = 0
     """Seed of every training."""
+    rounds: int = 1
+    """Rounds of self-training: each later one trains both pose networks on the selection of the one
+    before, labels and selects anew and trains the 3D model; it is a run of its own, <name>-round2 ..."""
     vis_num: int = 12
     """Animals that visualize draws."""
     time_limit: float | None = None
     """Minutes that each training may take in this call; run again to continue."""
     device: str = "auto"
     """auto, cpu or cuda."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, naming the flag."""
+        if self.rounds < 1:
+            raise UserError(f"--rounds: expected at least 1; found {self.rounds}")
 
 
 def sizes_for(config: Config) -> Sizes:
@@ -147,6 +155,9 @@ class Pipeline:
     Args:
         config: The run's settings.
         workspace: Where it lives.
+
+    Attributes:
+        selected: How many pseudo-labels each criterion kept, once they have.
     """
 
     def __init__(self, config: Config, workspace: Workspace) -> None:
@@ -154,6 +165,7 @@ class Pipeline:
         self.sizes = sizes_for(config)
         self.engine = config.engine_options
         self.timings: dict[str, float] = {}
+        self.selected = 0
         path = workspace.metrics_path("timings")
         if path.exists():
             self.timings = dict(read_json(path))
@@ -164,7 +176,7 @@ class Pipeline:
         known = {field.name for field in fields(module.Config)}
         common = {
             "category": self.config.category,
-            "name": self.config.name,
+            "name": self.workspace.name,
             "data_root": self.workspace.root,
             "overwrite": self.config.overwrite,
             "device": self.config.device,
@@ -241,11 +253,16 @@ class Pipeline:
             # A checkpoint to start from brings its own architecture.
             arch = {"backbone": backbone} if init is None else {"head_channels": None}
             settings = {"head_channels": sizes.head_channels, **self._pose_training(steps), **arch}
-            self.call(f"train {which}", "pose.train", is_aux=is_aux, init=init, **settings)
+            web = self.pose_web(is_aux)
+            self.call(f"train {which}", "pose.train", **{"is_aux": is_aux, "init": init, **settings, **web})
             # Averaged with the mirror's, left and right are confused less, and doubt shows.
             self.call(f"measure {which}", "pose.evaluate", is_aux=is_aux, flip_average=True)
             self.call(f"label with {which}", "pose.generate_pl", is_aux=is_aux, flip_average=True)
         self.call("label under transforms", "pose.generate_pl_mt", flip_average=True)
+
+    def pose_web(self, is_aux: bool) -> dict[str, Any]:
+        """Settings of a pose network's training beyond the labels: none in a first round."""
+        return {}
 
     def _pose_training(self, steps: int) -> dict[str, Any]:
         """What all trainings of the 2D networks share."""
@@ -321,11 +338,10 @@ class Pipeline:
 
     def acsm(self, with_ceiling: bool) -> None:
         """Train and measure every arm of the 3D model."""
-        self.train_acsm("labels")
-        self.call("label with the 3D model", "acsm.generate_pl", arm="labels")
-        count = self.select()
+        arms = self.label_with_shapes()
+        count = self.selected = self.select()
         web = {"use_web_images": True, "web_images_num": count, "filter": self.config.filter}
-        arms = ["labels", self.config.filter]
+        arms.append(self.config.filter)
         self.train_acsm(self.config.filter, **web)
         if with_ceiling:
             self.train_acsm("ceiling", pl_source="truth", **web)
@@ -335,6 +351,12 @@ class Pipeline:
                 self.call(f"measure encoder, {arm}", "pose.evaluate", arm=arm, flip_average=True)
             self.call(f"measure 3D model, {arm}", "acsm.evaluate", arm=arm)
         self.call("draw", "acsm.visualize", arm=self.config.filter, vis_num=self.config.vis_num)
+
+    def label_with_shapes(self) -> list[str]:
+        """Label every animal with a 3D model, for CF-CM2; returns the arms that this trained."""
+        self.train_acsm("labels")
+        self.call("label with the 3D model", "acsm.generate_pl", arm="labels")
+        return ["labels"]
 
     def report(self) -> None:
         """Write metrics.json and report.html."""
@@ -353,7 +375,7 @@ def truth_keypoints(workspace: Workspace) -> bool:
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """Run the whole sequence; returns seconds by step."""
     pipeline = Pipeline(config, workspace)
-    detector = config.detector or ("simulated" if config.labels == "diorama" else "torchvision")
+    detector = config.detector or ("diorama" if config.labels == "diorama" else "torchvision")
     serving: AbstractContextManager[Any] = nullcontext()
     if config.labels == "diorama":
         serving = importlib.import_module("prepare_data.diorama.server").serving(workspace)
@@ -366,8 +388,11 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     pipeline.pose()
     pipeline.acsm(with_ceiling)
     pipeline.report()
-    say(f"done in {sum(pipeline.timings.values()) / 60:.1f} minutes; open {workspace.report_path}")
-    return dict(pipeline.timings)
+    timings = dict(pipeline.timings)
+    if config.rounds > 1:
+        timings |= importlib.import_module("wildshape.rounds").later_rounds(pipeline, with_ceiling)
+    say(f"done in {sum(timings.values()) / 60:.1f} minutes; open {workspace.report_path}")
+    return timings
 
 
 def main(argv: Sequence[str] | None = None) -> int:

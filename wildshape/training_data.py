@@ -11,7 +11,7 @@ import numpy as np
 from wildshape.cli import CommonConfig, say
 from wildshape.crops import image_paths
 from wildshape.errors import UserError
-from wildshape.records import AnimalRecords, join_records, label_records, pseudo_label_records
+from wildshape.records import AnimalRecords, Need, join_records, label_records, pseudo_label_records
 from wildshape.skeleton import Skeleton
 from wildshape.tables import Table, read_table
 
@@ -37,6 +37,8 @@ class TrainingDataConfig(CommonConfig):
     """Criterion that selected them (kpconf, cf_mt, cf_cm, cf_cm2, ...); none: no selection."""
     pl_source: str = "pose"
     """Whose keypoints they carry: pose, pose_aux, acsm, or truth (a synthetic world's ceiling)."""
+    web_run: str | None = None
+    """Run whose pseudo-labels and selection they are, such as an earlier round; by default this one."""
     labels_from: str = ""
     """Other categories whose training labels are added, such as horse,sheep."""
     seed: int = 0
@@ -65,9 +67,14 @@ class TrainingDataConfig(CommonConfig):
 
 
 def training_records(
-    config: TrainingDataConfig, workspace: Workspace
+    config: TrainingDataConfig, workspace: Workspace, need: Need = "keypoints"
 ) -> tuple[AnimalRecords, AnimalRecords | None, list[Path]]:
     """Labelled animals, web animals if any are asked for, and the tables they were read from.
+
+    Args:
+        config: which animals.
+        workspace: of the run.
+        need: what an animal must have to be among them.
 
     Raises:
         UserError: tables are missing, settings contradict each other, or there are fewer animals than
@@ -79,19 +86,25 @@ def training_records(
         raise UserError(f"--labels_from: expected other categories than {workspace.category.name}")
     parts, inputs = [], []
     for place in (workspace, *(workspace.sibling(category=name) for name in others)):
-        records, paths = labelled(place, "train", skeleton)
+        records, paths = labelled(place, "train", skeleton, need=need)
         parts.append(records)
         inputs += paths
     if not config.use_web_images:
-        if config.filter or config.web_images_num:
-            raise UserError("--filter and --web_images_num: expected --use_web_images with them")
+        if config.filter or config.web_images_num or config.web_run:
+            raise UserError("--filter, --web_images_num and --web_run: expected --use_web_images with them")
         return join_records(parts), None, inputs
-    chosen, paths = web(workspace, config.pl_source, config.filter, config.web_images_num, config.seed)
+    place = workspace.sibling(name=config.web_run) if config.web_run else workspace
+    wanted = (config.filter, config.web_images_num)
+    chosen, paths = web(place, config.pl_source, *wanted, config.seed, need)
     return join_records(parts), chosen, inputs + paths
 
 
 def labelled(
-    workspace: Workspace, split: str | None, skeleton: Skeleton, table: str = "labels"
+    workspace: Workspace,
+    split: str | None,
+    skeleton: Skeleton,
+    table: str = "labels",
+    need: Need = "keypoints",
 ) -> tuple[AnimalRecords, list[Path]]:
     """Labelled animals of one split, and the tables they were read from.
 
@@ -100,6 +113,7 @@ def labelled(
         split: "train", "val", "test"; None: all.
         skeleton: to map the keypoints onto.
         table: "labels", or "truth" for the ground truth of a synthetic world's web images.
+        need: what an animal must have to be among them.
 
     Raises:
         UserError: tables are missing, or hold other keypoints.
@@ -107,10 +121,10 @@ def labelled(
     images = "truth_images" if table == "truth" else "labelled_images"
     labels = workspace.load(table, NEEDED_BY)
     paths = image_paths(workspace.load(images, NEEDED_BY), workspace)
-    return label_records(labels, paths, skeleton, split), [
-        workspace.table_path(table),
-        workspace.table_path(images),
-    ]
+    inputs = [workspace.table_path(table), workspace.table_path(images)]
+    if need == "keypoints":
+        return label_records(labels, paths, skeleton, split), inputs
+    return label_records(labels, paths, skeleton, split, need), inputs
 
 
 def labelled_image_ids(workspace: Workspace) -> set[str]:
@@ -145,9 +159,14 @@ def selection(workspace: Workspace, criterion: str, number: int) -> tuple[Table,
 
 
 def web(
-    workspace: Workspace, source: str, criterion: str | None, number: int | None, seed: int = 0
+    workspace: Workspace,
+    source: str,
+    criterion: str | None,
+    number: int | None,
+    seed: int = 0,
+    need: Need = "keypoints",
 ) -> tuple[AnimalRecords, list[Path]]:
-    """Web animals with pseudo-labels, and the tables they were read from.
+    """Web animals with pseudo-labels or masks, and the tables they were read from.
 
     Args:
         workspace: of the run.
@@ -155,15 +174,17 @@ def web(
         criterion: the selection to keep; None keeps all, or ``number`` of them at random.
         number: how many to keep.
         seed: of the random choice.
+        need: what an animal must have; with "masks" no keypoints are read.
 
     Raises:
         UserError: tables are missing, or there are fewer animals than asked for.
     """
     instances = workspace.load("instances", NEEDED_BY)
-    keypoints = workspace.load_keypoints(source, NEEDED_BY)
+    keypoints = None if need == "masks" else workspace.load_keypoints(source, NEEDED_BY)
     paths = image_paths(workspace.load("images", NEEDED_BY), workspace)
     inputs = [workspace.table_path(name) for name in ("instances", "images")]
-    inputs.append(workspace.keypoints_path(source))
+    if keypoints is not None:
+        inputs.append(workspace.keypoints_path(source))
     labelled_images = labelled_image_ids(workspace)
     place = instances.lookup("instance_id")
     if criterion is not None:
@@ -177,7 +198,8 @@ def web(
                 f"gone, such as {absent[0]}; run data_selection again with --overwrite"
             )
     else:
-        has = set(keypoints["instance_id"])
+        masked = [i for i, m in zip(instances["instance_id"], instances["mask_rle"]) if m is not None]
+        has = set(masked if keypoints is None else keypoints["instance_id"])
         ids = [
             i
             for i, image in zip(instances["instance_id"], instances["image_id"])
@@ -186,8 +208,8 @@ def web(
         if number is not None:
             if number > len(ids):
                 raise UserError(
-                    f"--web_images_num {number}: expected that many animals with keypoints; found "
-                    f"{len(ids)}"
+                    f"--web_images_num {number}: expected that many animals with "
+                    f"{'masks' if keypoints is None else 'keypoints'}; found {len(ids)}"
                 )
             order = np.random.default_rng([seed, 7]).permutation(len(ids))[:number]
             ids = [ids[i] for i in sorted(order)]
@@ -196,4 +218,5 @@ def web(
     if known.any():
         say(f"left out {int(known.sum())} of {len(ids)} web animals: their pictures are labelled now")
         rows = rows.take(~known)
-    return pseudo_label_records(rows, keypoints, paths, workspace.category.skeleton), inputs
+    skeleton = workspace.category.skeleton
+    return pseudo_label_records(rows, keypoints, paths, skeleton, need), inputs

@@ -10,6 +10,7 @@ from typing import Any
 from wildshape.category import CategorySpec, load_category
 from wildshape.errors import UserError
 from wildshape.files import write_json
+from wildshape.processes import is_first_process
 from wildshape.tables import Table, read_table
 
 TABLES: Mapping[str, str] = {
@@ -223,8 +224,9 @@ class Workspace:
         return read_table(path, "keypoints")
 
     def write_metrics(self, stage: str, metrics: Mapping[str, Any]) -> None:
-        """Write one stage's metrics as JSON."""
-        write_json(self.metrics_path(stage), dict(metrics))
+        """Write one stage's metrics as JSON; of processes that train together the first does."""
+        if is_first_process():
+            write_json(self.metrics_path(stage), dict(metrics))
 
     def mark(self) -> None:
         """Mark the root, so that commands find it from any folder below."""

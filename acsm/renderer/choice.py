@@ -19,6 +19,8 @@ class Renderer(Protocol):
     """Masks and depth of projected meshes, with gradients to the vertices."""
 
     size: int
+    nearer: float
+    """What its depth has more than z."""
 
     def silhouette(self, vertices_ndc: Tensor, faces: Any) -> Tensor:
         """Masks [B, S, S], 0 to 1, of vertices [B, V, 3] and faces [F, 3]."""
@@ -29,6 +31,8 @@ class Renderer(Protocol):
 
 class ExactRenderer:
     """This package's own renderer, for pictures of one size."""
+
+    nearer = 0.0
 
     def __init__(self, size: int) -> None:
         self.size = size

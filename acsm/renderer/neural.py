@@ -30,6 +30,8 @@ class NeuralRenderer:
         UserError: if neural_renderer is not there.
     """
 
+    nearer = EYE_DISTANCE
+
     def __init__(self, size: int) -> None:
         try:
             import neural_renderer

@@ -6,6 +6,7 @@ A detector is named on the command line by `--detector`:
     detectron2[:CONFIG]          Detectron2's model zoo, by default the published X101 Faster R-CNN
     transformers[:MODEL]         RT-DETR, D-FINE and others, or Grounding DINO by the category's names
     mayaku:FILE.pth              Detectron2's models, converted, without Detectron2
+    diorama                      an SSDlite trained on the synthetic world; comes with the package
     simulated                    that world's ground truth with stated errors
     path/to/file.py:NAME         a class (made without arguments but `--opts`) or a callable of yours
 """
@@ -41,6 +42,7 @@ BACKENDS = Backends(
         "detectron2": ("prepare_data.detectors.detectron2_models", "make"),
         "transformers": ("prepare_data.detectors.transformers_models", "make"),
         "mayaku": ("prepare_data.detectors.mayaku_models", "make"),
+        "diorama": ("prepare_data.detectors.torchvision_models", "make_diorama"),
         "simulated": ("prepare_data.diorama.simulated_detector", "make"),
     },
     {"simulated": SIMULATED},

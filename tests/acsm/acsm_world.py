@@ -23,22 +23,30 @@ def build(root, *, train=6, val=3, test=3, web=5, name=None):
     affine = crop_affine(boxes[0], SIZE)
     xy = affine.inverse().apply(xy_ndc_to_crop(xy_ndc, SIZE))
     cameras = camera_to_image(cameras, affine, SIZE)
-    labelled, shared = train + val + test, {"category": "stick", "score": 1.0, "flags": ""}
-    images = [_photo(workspace, i, xy_ndc[i], affine, i < labelled) for i in range(count)]
+    animals = [
+        {"photo": _photo(xy_ndc[i], affine), "box": boxes[i], "xy": xy[i], "camera": cameras[i]}
+        for i in range(count)
+    ]
+    return write_tables(workspace, animals, ["train"] * train + ["val"] * val + ["test"] * test)
+
+
+def write_tables(workspace, animals, splits):
+    """Photos and tables of animals; the first ones are labelled, the others are web animals."""
+    labelled, shared = len(splits), {"score": 1.0, "flags": "", "category": workspace.category.name}
+    images = [_image(workspace, i, animal["photo"], i < labelled) for i, animal in enumerate(animals)]
     rows = [
         {
-            **shared, "instance_id": f"i{i}", "image_id": f"m{i}", "box_xyxy": boxes[i],
-            "detector": "labels" if i < labelled else "toy",
+            **shared, "instance_id": f"i{i}", "image_id": f"m{i}", "box_xyxy": animal["box"],
+            "detector": "labels" if i < labelled else "toy", "mask_rle": animal.get("mask"),
         }
-        for i in range(count)
+        for i, animal in enumerate(animals)
     ]  # fmt: skip
-    splits = ["train"] * train + ["val"] * val + ["test"] * test
     labels = [
         {
-            **rows[i], "split": splits[i], "skeleton": "quadruped16", "xy": xy[i],
-            "visible": np.full(16, 2), "camera": cameras[i],
+            **rows[i], "split": split, "skeleton": "quadruped16", "xy": animals[i]["xy"],
+            "visible": np.full(16, 2), "camera": animals[i]["camera"],
         }
-        for i in range(labelled)
+        for i, split in enumerate(splits)
     ]  # fmt: skip
     put = workspace.table_path
     write_table(Table.from_rows("labels", labels, num_keypoints=16), put("labels"))
@@ -47,8 +55,8 @@ def build(root, *, train=6, val=3, test=3, web=5, name=None):
     write_table(Table.from_rows("instances", rows[labelled:]), put("instances"))
     ids = [row["instance_id"] for row in rows[labelled:]]
     keypoints = [
-        {"instance_id": i, "transform": "none", "xy": p, "confidence": np.full(16, 0.5)}
-        for i, p in zip(ids, xy[labelled:])
+        {"instance_id": i, "transform": "none", "xy": animal["xy"], "confidence": np.full(16, 0.5)}
+        for i, animal in zip(ids, animals[labelled:])
     ]
     table = Table.from_rows("keypoints", keypoints, num_keypoints=16, skeleton="quadruped16")
     write_table(table, workspace.keypoints_path("pose"))
@@ -60,12 +68,16 @@ def build(root, *, train=6, val=3, test=3, web=5, name=None):
     return workspace
 
 
-def _photo(workspace, index, xy_ndc, affine: Affine2D, labelled):
-    folder = workspace.labelled_images_dir if labelled else workspace.images_dir
-    folder.mkdir(parents=True, exist_ok=True)
+def _photo(xy_ndc, affine: Affine2D):
     photo = np.full((SIZE + 12, SIZE + 20, 3), 128, np.uint8)
     x, y = np.round(affine.inverse().apply(np.zeros(2))).astype(int)
     photo[y : y + SIZE, x : x + SIZE] = acsm_toy.picture(xy_ndc, SIZE)
+    return photo
+
+
+def _image(workspace, index, photo, labelled):
+    folder = workspace.labelled_images_dir if labelled else workspace.images_dir
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{index}.png"
     Image.fromarray(photo).save(path)
     return {

@@ -263,12 +263,23 @@ def test_a_frozen_encoder_is_looked_through_once(shared, tmp_path, monkeypatch):
         gradients.append(task.model.trunk.first.weight.grad.clone())
     torch.testing.assert_close(*gradients, rtol=0.02, atol=2e-3)
 
+    # With flip consistency it is looked at in the mirror too.
+    assert train.run(config(**{**frozen, "arm": "mirrored", "flip_consistency": 1.0}), workspace)[
+        "finished"
+    ]
+    image = torch.from_numpy(tasks[1].samples.sample(row, tasks[1]._rng(turn, row))["crop"])[None].flip(2)
+    maps = tasks[1].model.eval().encoder.backbone(normalise(image))[0].detach()
+    kept = torch.from_numpy(tasks[1]._variants[turn * len(task) + row]["mirrored"]).float()
+    torch.testing.assert_close(kept, maps, rtol=0.05, atol=0.05)
+
     with pytest.raises(UserError, match="--freeze: expected weights worth keeping"):
         train.run(config(arm="blind", freeze=True, imagenet=False), workspace)
     with pytest.raises(UserError, match="--frozen_crops: expected at most 174762 for 6 animals at 64 px"):
         train.run(config(arm="wide", init=best, freeze=True, frozen_crops=1 << 20), workspace)
     with pytest.raises(UserError, match="--flip both: expected"):
         config(freeze=True, flip="both")
+    with pytest.raises(UserError, match="--compile: expected an encoder to train; found --freeze"):
+        config(freeze=True, compile=True)
 
 
 def test_samples_are_consistent_under_the_mirror(shared):

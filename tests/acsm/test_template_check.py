@@ -41,7 +41,9 @@ def test_a_sound_template_is_described_and_drawn(folder, capsys):
     assert "20 vertices, 36 faces, closed, symmetric within 0.00" in said
     assert "5 parts (2 in pairs, 2 turn): Hips, Head, Wing.L, Wing.R, IKTail" in said
     assert "2 keypoints of tube" in said and "108 vertices welded to 20" in said
+    assert "map to the sphere (computed): 0 triangles flipped" in said
     figures = read_json(folder / "tube.check.json")
+    assert figures["sphere_map"]["flipped"] == 0 and figures["sphere_map"]["stretch"] > 1
     assert figures["closed"] and figures["border_edges"] == 0 and figures["faults"] == []
     assert figures["diameter"] == pytest.approx(2) and figures["pieces"] == [20]
     assert figures["parts"][2]["mirror"] == "Wing.R" and figures["parts"][2]["parent"] == "Hips"

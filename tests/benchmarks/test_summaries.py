@@ -1,8 +1,11 @@
 """What the long benchmarks conclude from their figures, computed by hand."""
 
+import json
+
 import pytest
 
-from benchmarks import pseudo_labels, real_cows
+from benchmarks import acsm_arms, acsm_masks, pseudo_labels, real_cows
+from wildshape.workspace import Workspace
 
 
 def animals(ids, right, count):
@@ -65,3 +68,55 @@ def test_the_claims_of_the_pseudo_label_benchmark():
     assert "cf_cm" in table and "75.0 +- 1.4" in table and "75.5 +- 0.7" in table
     assert "by_instance" not in pseudo_labels.without_animals(seeds[0])["arms"]["cf_cm"]
     assert seeds[0]["arms"]["cf_cm"]["by_instance"]["instance_id"] == ["0/a", "0/b"]
+
+
+def test_masks_are_compared_animal_by_animal():
+    def row(auc_right, iou, names):
+        listed = {**animals(names, auc_right, [4, 4]), "camera_error_deg": [10.0, 20.0]}
+        return {
+            "auc": 50.0, "miou": 100 * sum(iou.values()) / 2, "camera_error": 15.0, "seconds_a_step": 0.5,
+            "by_instance": listed, "iou": iou,
+        }  # fmt: skip
+
+    seeds = []
+    for seed in (1, 2):
+        names = [f"{seed}/a", f"{seed}/b"]
+        seeds.append({"arms": {
+            "keypoints": row([1.0, 2.0], {"a": 0.5, "b": float("nan")}, names),
+            "both": row([2.0, 2.0], {"a": 0.5 + 0.1 * seed, "b": float("nan")}, names),
+        }})  # fmt: skip
+    found = acsm_masks.summarise(seeds)
+    over = found["over_keypoints"]["both"]
+    assert over["miou"]["gain"] == pytest.approx(15) and over["miou"]["animals"] == 2
+    assert over["miou"]["interval"][0] >= 10 - 1e-9 and over["miou"]["interval"][1] <= 20 + 1e-9
+    assert over["auc"]["gain"] == pytest.approx(100 * 2 / 16) and over["camera"]["gain"] == 0
+    assert found["arms"]["both"]["seconds_a_step"]["values"] == [0.5, 0.5]
+    assert "keypoints" in acsm_masks.table(found) and "keypoints" not in found["over_keypoints"]
+    assert set(acsm_masks.without_animals(seeds[0])["both"]) == {*acsm_masks.FIGURES, "seconds_a_step"}
+
+
+def test_the_change_of_an_arm_and_its_speed(tmp_path):
+    def row(right, camera):
+        found = {**animals(["a", "b"], right, [4, 4]), "camera_error_deg": camera}
+        shared = {"auc": 1.0, "camera_error_deg": 2.0, "steps_per_second": 3.0, "seconds": 4.0}
+        return {**shared, "by_instance": found}
+
+    seeds = [
+        {"float32": row([2.0, 2.0], [10.0, 20.0]), "compile": row([3.0, 2.0], [10.0, 14.0])},
+        {"float32": row([2.0, 2.0], [10.0, 20.0]), "compile": row([2.0, 2.0], [10.0, 18.0])},
+    ]
+    summary = acsm_arms.summarise(seeds, "float32")
+    change = summary["compile"]["change"]
+    # One keypoint of sixteen more; 8 degrees less over four animals, those of two worlds being told apart.
+    assert change["auc"]["gain"] == pytest.approx(100 / 16) and change["auc"]["animals"] == 4
+    assert change["camera"]["gain"] == pytest.approx(-2.0)
+    assert "change" not in summary["float32"] and "+6.2 [" in acsm_arms.table(summary)
+
+    workspace = Workspace(tmp_path, "cow", "bench")
+    folder = workspace.checkpoint_dir("acsm/compile")
+    folder.mkdir(parents=True)
+    lines = [(50, 30.0, "loss"), (100, 40.0, "loss"), (150, 42.0, "loss"), (150, 50.0, "val_auc")]
+    lines += [(200, 90.0, "loss"), (250, 92.0, "loss")]
+    rows = [json.dumps({"step": step, "seconds": seconds, name: 1.0}) for step, seconds, name in lines]
+    (folder / "metrics.jsonl").write_text("\n".join(rows))
+    assert acsm_arms.steps_per_second(workspace, "compile") == 25.0

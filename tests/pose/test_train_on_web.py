@@ -98,7 +98,8 @@ def test_arms_do_not_take_the_place_of_the_second_network(world):
 def test_what_cannot_be_is_refused(world):
     with pytest.raises(UserError, match="--published: expected labels alone"):
         train.run(config(**WEB, published=True), world)
-    with pytest.raises(UserError, match="--filter and --web_images_num: expected --use_web_images"):
-        train.run(config(filter="cf_cm"), world)
+    for setting in ({"filter": "cf_cm"}, {"web_images_num": 3}, {"web_run": "other"}):
+        with pytest.raises(UserError, match="--web_images_num and --web_run: expected --use_web_images"):
+            train.run(config(**setting), world)
     with pytest.raises(UserError, match="run: python pose/train.py --category cow --is_aux --arm none"):
         evaluate.run(evaluate.Config(category="cow", is_aux=True, arm="none"), world)

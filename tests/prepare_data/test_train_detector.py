@@ -1,5 +1,7 @@
 """Training the synthetic world's detector, in miniature, and the average precision that judges it."""
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
@@ -7,8 +9,10 @@ import torch
 
 from prepare_data import train_detector
 from prepare_data.average_precision import average_precision, best_threshold
-from prepare_data.detectors import detect, find_detector
+from prepare_data.detectors import DIORAMA_WEIGHTS, detect, find_detector
 from prepare_data.train_detector import LABELS, SIDE, Config, Example, augment, make_examples, run
+from wildshape.errors import UserError
+from wildshape.geometry import box_iou
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +106,37 @@ def test_a_training_leaves_weights_that_the_detector_reads(tmp_path, workspace, 
     ((boxes, scores, labels),) = detect(loaded.make(), loaded.name, [np.zeros((90, 120, 3), np.uint8)])
     assert boxes.shape == (len(scores), 4) and set(labels) <= set(LABELS)
     assert all(value.dtype != torch.float32 for value in state["model"].values())
+
+
+def test_the_detector_that_comes_with_the_package_finds_animals_of_a_new_world(workspace):
+    """Horses of another seed than that of its training; one that is told apart by chance finds a sixth."""
+    examples = make_examples(13, 24, 41, "pictures")
+    found = find_detector("diorama", type(workspace)(workspace.root, "horse"), device="cpu")
+    assert found.settings["weights hash"] and DIORAMA_WEIGHTS.stat().st_size < 10_000_000
+    detector = found.make()
+    images = [cv2.imdecode(np.frombuffer(e.data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1] for e in examples]
+    true = right = 0
+    for example, (boxes, scores, names) in zip(examples, detect(detector, "diorama", images)):
+        sure = scores >= detector.default_threshold
+        for box, label in zip(example.boxes, example.labels):
+            same = sure & (np.array(names, dtype=object) == LABELS[label])
+            true += 1
+            right += bool(same.any()) and float(box_iou(box[None], boxes[same]).max()) > 0.5
+    assert true > 15 and right > 0.5 * true
+
+
+@pytest.mark.parametrize(
+    ("category", "spec", "opts", "message"),
+    [
+        ("cow", "diorama:resnet", (), "expected no model and no --opts; found resnet"),
+        ("cow", "diorama", ("miss", "0.1"), "expected no model and no --opts; found miss"),
+        ("zebra", "diorama", (), "expected a category among bear, cow, .*found zebra.*simulated"),
+    ],
+)
+def test_what_the_packages_detector_does_not_do(workspace, category, spec, opts, message):
+    place = workspace
+    if category == "zebra":
+        spec_of_cow = workspace.category
+        place = type(workspace)(workspace.root, dataclasses.replace(spec_of_cow, name="zebra"))
+    with pytest.raises(UserError, match=message):
+        find_detector(spec, place, opts, "cpu").make()

@@ -83,6 +83,7 @@ def same_files(one, other):
     assert names == {"out.parquet", "out.manifest.json", "out.log.jsonl"}
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_nothing_but_time(tmp_path, local, two):
     """Also: the same table, log and provenance as the local engine."""
     pids, killed = tmp_path / "pids", []

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from wildshape import metrics
 from wildshape.metrics import bootstrap_interval, keypoint_errors, paired_change, pck, pck_counts
 
 TRUTH = np.zeros((2, 3, 2))
@@ -48,6 +49,29 @@ def test_bootstrap_interval_matches_the_binomial():
     assert high[0] == pytest.approx(correct.mean() + spread, abs=0.01)
     again = bootstrap_interval(correct, np.ones(400))
     assert (again[0], again[1]) == (low, high)
+
+
+def interval_one_draw_at_a_time(correct, total, samples, seed):
+    """The same by a loop."""
+    total = np.asarray(total, float)
+    total = total.reshape(total.shape + (1,) * (correct.ndim - total.ndim))
+    rng, ratios = np.random.default_rng(seed), []
+    for _ in range(samples):
+        rows = rng.integers(0, len(correct), len(correct))
+        with np.errstate(invalid="ignore"):
+            ratios.append(correct[rows].sum(0) / total[rows].sum(0))
+    return np.nanquantile(ratios, [0.025, 0.975], axis=0)
+
+
+@pytest.mark.parametrize("shape", [(7,), (7, 3), (7, 3, 2)])
+@pytest.mark.parametrize("block", [5, 1 << 20])
+def test_draws_are_those_of_a_loop(shape, block, monkeypatch):
+    monkeypatch.setattr(metrics, "_BLOCK", block)
+    rng = np.random.default_rng(1)
+    correct = rng.random(shape)
+    for total in (rng.integers(0, 3, 7).astype(float), rng.random(shape) + 1):
+        found = bootstrap_interval(correct, total, samples=60, seed=5)
+        np.testing.assert_allclose(found, interval_one_draw_at_a_time(correct, total, 60, 5), rtol=1e-12)
 
 
 def animals(ids, right, count, camera=None):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,7 +61,7 @@ def assert_same_results(one, two):
 
 def test_a_run_leaves_tables_models_measures_and_a_report(finished):
     images, instances = (read_table(finished.table_path(n), n) for n in ("images", "instances"))
-    assert len(images) >= 40 and len(instances) >= 20
+    assert len(images) >= 36 and len(instances) >= 20
     assert set(instances["image_id"]) <= set(images["image_id"])
     for name in KEYPOINTS[:2]:
         assert len(finished.load_keypoints(name)) == len(instances)
@@ -86,6 +87,7 @@ def test_running_again_changes_nothing(finished):
 
 
 def test_a_killed_run_continues_and_ends_the_same(finished, tmp_path):
+    shutil.copytree(finished.data_dir, tmp_path / "data" / "horse")
     code = "import sys; from wildshape.cli import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "demo", "--miniature", "--data-root", str(tmp_path)]
     process = subprocess.Popen(
@@ -101,6 +103,38 @@ def test_a_killed_run_continues_and_ends_the_same(finished, tmp_path):
     assert not workspace.report_path.exists()
     run_demo(tmp_path)
     assert_same_results(finished, workspace)
+
+
+@pytest.mark.slow
+def test_a_second_round_learns_from_the_selection_of_the_first(finished, capsys):
+    first = [path for path in finished.run_dir.rglob("*") if path.suffix == ".pt"]
+    first += [*finished.run_dir.glob("keypoints/*.parquet"), *finished.run_dir.glob("selections/*.parquet")]
+    before = {path: path.stat().st_mtime_ns for path in first}
+    config = demo.Config(data_root=finished.root, miniature=True, rounds=2)
+    timings = demo.run(config, finished)
+    assert {path: path.stat().st_mtime_ns for path in first} == before
+    second = finished.sibling(name="demo-round2")
+    for model in ("pose", "pose_aux"):
+        manifest = json.loads((second.checkpoint_dir(model) / "manifest.json").read_text())
+        assert f"runs/demo/keypoints/{model}.parquet" in manifest["inputs"]
+        assert f"runs/demo/checkpoints/{model}/best.pt" in manifest["inputs"]
+        assert manifest["config"]["web_images_num"] == 10 and manifest["config"]["pl_source"] == model
+        old, new = (columns(w.keypoints_path(model), "keypoints") for w in (finished, second))
+        assert old["instance_id"].tolist() == new["instance_id"].tolist()
+        assert not np.array_equal(old["xy"], new["xy"])
+    shapes = read_table(second.keypoints_path("acsm"), "keypoints")
+    assert len(shapes) == len(read_table(finished.table_path("instances"), "instances"))
+    assert not second.checkpoint_dir("acsm/labels").exists()
+    compared = json.loads(finished.comparison_path("test").with_suffix(".json").read_text())
+    assert list(compared["measures"]["auc"]) == ["demo/labels", "demo/cf_cm", "demo-round2/cf_cm"]
+    assert "round 2: train pose network" in timings and second.report_path.exists()
+    states = status.run(
+        status.Config(category="horse", name="demo-round2", data_root=finished.root), second
+    )
+    assert set(states.values()) == {"done"}
+    capsys.readouterr()
+    demo.run(config, finished)
+    assert "(done before)" in capsys.readouterr().out
 
 
 DETECTOR = """

@@ -14,7 +14,7 @@ import torch
 from slow_stage import run_fit
 from toy_task import EXTRA, ToyTask, fit_toy
 
-import wildshape.training
+import wildshape.checkpoints
 from wildshape.errors import UserError
 from wildshape.stage import Provenance
 from wildshape.training import FitConfig, batch_items, load_checkpoint, save_checkpoint
@@ -291,7 +291,7 @@ class FullDisk(io.RawIOBase):
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         fit_toy(interrupted(ToyTask(), 7), tmp_path / "a")
-    monkeypatch.setattr(wildshape.training, "atomic_write", lambda path: FullDisk())
+    monkeypatch.setattr(wildshape.checkpoints, "atomic_write", lambda path: FullDisk())
     with pytest.raises(OSError) as error:
         save_checkpoint(tmp_path / "a/last.pt", {"model": torch.zeros(100_000)})
     assert error.value.errno == errno.ENOSPC, "as the console command expects it"

@@ -1,0 +1,35 @@
+"""What bfloat16 and torch.compile do to the 3D model: AUC, camera error and steps a second.
+
+    python -m benchmarks.acsm_precision --root bench_arms [--seeds 3] [--arms float32 bfloat16 compile]
+
+The same arm is trained in float32, with the encoder in bfloat16, and compiled, at equal steps and seeds, on
+synthetic worlds; all start from the same pose network. Changes are over float32, on the same animals.
+Run it again to continue.
+`--worlds DIR` takes worlds that benchmarks.pseudo_labels made, with their pose networks.
+"""
+
+from __future__ import annotations
+
+from benchmarks.acsm_arms import parser, run_all
+from benchmarks.machine import save
+
+ARMS = {
+    "float32": {"precision": "float32"},
+    "bfloat16": {"precision": "bfloat16"},
+    "compile": {"precision": "float32", "compile": True},
+    "bfloat16_compile": {"precision": "bfloat16", "compile": True},
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train and measure every arm, print the table and save the figures."""
+    options = parser(__doc__)
+    options.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    chosen = options.parse_args(argv)
+    arms = {name: ARMS[name] for name in ARMS if name in {"float32", *chosen.arms}}
+    print(save("acsm_precision", run_all(chosen, arms, "float32"), chosen.out))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

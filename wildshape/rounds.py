@@ -1,0 +1,82 @@
+"""Self-training: the rounds of `wildshape run --rounds N` after the first.
+
+A later round trains both pose networks on labels and on the animals that the round before selected, each on
+its own pseudo-labels of them so that the two still disagree where they doubt, and goes on from their
+weights. It labels all animals anew, with the 3D model of the round before for CF-CM2, selects and trains
+the 3D model from the same start, for the same steps. Every round is a run of its own and stays as it is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from wildshape.cli import say
+from wildshape.run import Pipeline, truth_keypoints
+
+if TYPE_CHECKING:
+    from wildshape.run import Config
+    from wildshape.workspace import Workspace
+
+
+def round_name(name: str, number: int) -> str:
+    """The run of a round, counted from 1: the run itself, then `<name>-round2`, ..."""
+    return name if number == 1 else f"{name}-round{number}"
+
+
+class LaterRound(Pipeline):
+    """A round that starts from the selection of another run.
+
+    Args:
+        config: the run's settings.
+        workspace: of this round.
+        before: the round before, done.
+    """
+
+    def __init__(self, config: Config, workspace: Workspace, before: Pipeline) -> None:
+        super().__init__(config, workspace)
+        self.before, self.selected_before = before.workspace, before.selected
+
+    def pose_web(self, is_aux: bool) -> dict[str, Any]:
+        """The animals selected before, with the network's own keypoints, and its weights to go on from."""
+        model = "pose_aux" if is_aux else "pose"
+        return {
+            "use_web_images": True,
+            "web_run": self.before.name,
+            "filter": self.config.filter,
+            "web_images_num": self.selected_before,
+            "pl_source": model,
+            "init": self.before.checkpoint_dir(model) / "best.pt",
+            "backbone": None,
+            "head_channels": None,
+        }
+
+    def label_with_shapes(self) -> list[str]:
+        """Label with the 3D model of the round before: labels alone would teach no other one."""
+        weights = self.before.checkpoint_dir(f"acsm/{self.config.filter}") / "best.pt"
+        opts = ("MODEL.WEIGHTS", str(weights))
+        self.call("label with the 3D model", "acsm.generate_pl", arm=self.config.filter, opts=opts)
+        return []
+
+
+def later_rounds(first: Pipeline, with_ceiling: bool) -> dict[str, float]:
+    """Do rounds 2 to ``--rounds``, the first one done, and compare all of them.
+
+    Returns:
+        Seconds by step, the round before its title.
+    """
+    config, workspace = first.config, first.workspace
+    timings: dict[str, float] = {}
+    before, arms = first, [f"{workspace.name}/labels", f"{workspace.name}/{config.filter}"]
+    for number in range(2, config.rounds + 1):
+        place = workspace.sibling(name=round_name(workspace.name, number))
+        say(f"== round {number} of {config.rounds}: run {place.name}")
+        pipeline = LaterRound(config, place, before)
+        truth_keypoints(place)
+        pipeline.pose()
+        pipeline.acsm(with_ceiling)
+        pipeline.report()
+        timings |= {f"round {number}: {title}": seconds for title, seconds in pipeline.timings.items()}
+        arms.append(f"{place.name}/{config.filter}")
+        before = pipeline
+    first.call("compare rounds", "acsm.compare", runs=tuple(arms))
+    return timings
