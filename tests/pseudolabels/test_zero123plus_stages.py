@@ -1,6 +1,7 @@
-"""From crops to named keypoints by commands: a miniature world, a tiny diffusion model of random weights."""
+"""From crops to named keypoints by commands, with a tiny diffusion model of random weights."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import cv2
@@ -46,9 +47,28 @@ def folders(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="module")
+def trained(folders, tmp_path_factory):
+    """The checkpoint's folder of a short training."""
+    workspace = small_world(tmp_path_factory.mktemp("trained"))
+    train_tokens.run(training(folders), workspace)
+    return workspace.checkpoint_dir("zero123plus")
+
+
 @pytest.fixture
 def world(tmp_path):
-    return make_world(tmp_path, splits=(("train", 5), ("val", 2), ("test", 1)), web=(1, 2, 1, 2))
+    return small_world(tmp_path)
+
+
+@pytest.fixture
+def learnt(world, trained):
+    """A world whose tokens are learnt."""
+    shutil.copytree(trained, world.checkpoint_dir("zero123plus"))
+    return world
+
+
+def small_world(root):
+    return make_world(root, splits=(("train", 5), ("val", 2), ("test", 1)), web=(1, 2, 1, 2))
 
 
 def training(folders, **changes):
@@ -56,7 +76,7 @@ def training(folders, **changes):
 
 
 def predicting(**changes):
-    return generate_pl.Config(**{"category": "cow", "views": 2, "device": "cpu", **changes})
+    return generate_pl.Config(**{"category": "cow", "views": 1, "device": "cpu", **changes})
 
 
 def add_masks(workspace, count, name="instances"):
@@ -93,7 +113,7 @@ def test_a_matted_crop_is_white_outside_the_animal():
     plain, same = matted_crop(image, box, 72)
     assert (plain[36] == 90).all() and (same.matrix == affine.matrix).all()
     np.testing.assert_allclose(
-        unit_affine(box).apply(box.reshape(2, 2)), [[1 / 12, 7 / 36], [11 / 12, 29 / 36]]
+        unit_affine(box).apply(box.reshape(2, 2)), [[1 / 12, 2 / 9], [11 / 12, 7 / 9]]
     )
     with pytest.raises(ValueError, match="expected a mask"):
         matted_crop(image, box, 72, mask[:-1])
@@ -132,10 +152,9 @@ class Darkness:
 @pytest.mark.parametrize("views", [0, 6])
 def test_points_are_where_they_are_seen_in_the_photo(tmp_path, views):
     """A dot's centre comes back in image pixels, from a box that is neither square nor whole."""
-    image = np.full((100, 140, 3), 255, np.uint8)
-    dot = np.array([57.3, 41.8])
-    cv2.circle(image, tuple(round(v * 16) for v in dot), 64, (0, 0, 0), -1, cv2.LINE_AA, 4)
-    cv2.imwrite(str(tmp_path / "dot.png"), image)
+    dot, (y, x) = np.array([57.3, 41.8]), np.mgrid[:100, :140]
+    dark = np.exp(-((x - dot[0]) ** 2 + (y - dot[1]) ** 2) / (2 * 2.0**2))
+    cv2.imwrite(str(tmp_path / "dot.png"), np.rint(255 * (1 - dark)).astype(np.uint8))
     tokens = TokenFile(torch.zeros(2, 3), torch.tensor([1]), torch.zeros(2), {"image_size": 64})
     stage = PointPseudoLabels(PointFinder(Darkness(), tokens, views), {"i": tmp_path / "dot.png"})
     row = {
@@ -147,7 +166,7 @@ def test_points_are_where_they_are_seen_in_the_photo(tmp_path, views):
     columns = stage({name: np.array([item[name] for item in prepared]) for name in prepared[0]})
     assert columns["instance_id"].tolist() == ["a"] and stage.problem(lost) == "no file of image none"
     np.testing.assert_allclose(columns["xy"][0, 0], dot, atol=0.35)
-    assert columns["confidence"][0, 0] > 0.95
+    assert columns["confidence"][0, 0] > 0.6
     nothing = stage({name: np.array([prepared[1][name]]) for name in prepared[1]})
     assert nothing["xy"].shape == (0, 1, 2)
 
@@ -240,38 +259,33 @@ def test_from_crops_to_named_keypoints(world, folders, capsys):
     torch.testing.assert_close(TokenFile.load(folder / "tokens.pt").embedding, tokens.embedding)
     with pytest.raises(UserError, match=r"tokens.pt has changed since.*--overwrite"):
         generate_pl.run(predicting(), world)
-    generate_pl.run(predicting(overwrite=True), world)
-    assert points_of(world).meta["skeleton"] == "points4"
 
 
-def test_points_do_not_depend_on_the_batch(world, folders):
-    train_tokens.run(training(folders), world)
-    found = []
-    for size in (1, 4):
-        generate_pl.run(predicting(batch_size=size, overwrite=True), world)
-        found.append(points_of(world))
-    np.testing.assert_allclose(found[0]["xy"], found[1]["xy"], atol=1e-3)
-    np.testing.assert_allclose(found[0]["confidence"], found[1]["confidence"], atol=1e-5)
+def test_points_do_not_depend_on_the_batch(learnt):
+    stage = generate_pl.make_stage(learnt, predicting(views=2))
+    paths = stage.reader.paths
+    crops = read_crops(learnt.load("instances"), paths, stage.finder.image_size).crops[:4]
+    together = stage.finder(crops)
+    alone = [stage.finder(crops[i : i + 1]) for i in range(4)]
+    np.testing.assert_allclose(np.concatenate([xy for xy, _ in alone]), together[0], atol=1e-4)
+    np.testing.assert_allclose(np.concatenate([mass for _, mass in alone]), together[1], atol=1e-5)
 
 
-def test_a_stopped_training_ends_as_one_that_was_not(world, folders):
-    train_tokens.run(training(folders), world)
-    whole = TokenFile.load(world.checkpoint_dir("zero123plus") / "tokens.pt")
-    other = world.sibling(name="stopped")
-    stopped = train_tokens.run(training(folders, time_limit=1e-9), other)
+def test_a_stopped_training_ends_as_one_that_was_not(world, folders, trained):
+    whole = TokenFile.load(trained / "tokens.pt")
+    stopped = train_tokens.run(training(folders, time_limit=1e-9), world)
     assert stopped["steps"] == 1 and not stopped["finished"]
-    assert train_tokens.run(training(folders), other)["finished"]
-    resumed = TokenFile.load(other.checkpoint_dir("zero123plus") / "tokens.pt")
+    assert train_tokens.run(training(folders), world)["finished"]
+    resumed = TokenFile.load(world.checkpoint_dir("zero123plus") / "tokens.pt")
     torch.testing.assert_close(resumed.embedding, whole.embedding, rtol=0, atol=0)
     assert resumed.kept.tolist() == whole.kept.tolist()
 
 
-def test_without_labels_the_points_are_written_and_have_no_names(world, folders, capsys):
+def test_without_labels_the_points_are_written_and_have_no_names(learnt, capsys):
     for name in ("labels", "labelled_images"):
-        world.table_path(name).unlink()
-    train_tokens.run(training(folders), world)
-    facts = generate_pl.run(predicting(), world)
-    assert len(points_of(world)) == 6 and not world.keypoints_path("zero123plus").exists()
+        learnt.table_path(name).unlink()
+    facts = generate_pl.run(predicting(), learnt)
+    assert len(points_of(learnt)) == 6 and not learnt.keypoints_path("zero123plus").exists()
     text = "keypoints/zero123plus: not made, the points have no names: no labelled photos; run: wildshape"
     assert text in capsys.readouterr().out and facts["why"].startswith("no labelled photos")
 
@@ -310,24 +324,19 @@ def test_what_cannot_be_trained_on_is_said(world, folders):
         train_tokens.run(training(folders), world)
 
 
-def test_tokens_of_another_model_are_refused(world, folders):
-    with pytest.raises(
-        UserError, match="keypoints/zero123plus needs .*run: python pseudolabels/train_tokens.py"
-    ):
-        generate_pl.run(predicting(), world)
-    train_tokens.run(training(folders), world)
+def test_tokens_of_another_model_are_refused(learnt, folders):
     with pytest.raises(
         UserError, match="expected the one that the tokens were learnt with, .*0 .*found .*1 "
     ):
-        generate_pl.run(predicting(model=str(folders / "1")), world)
-    with pytest.raises(UserError, match=r"other settings \(unet=.* then, .* now\); add --overwrite"):
-        train_tokens.run(training(folders, model=str(folders / "1")), world)
+        generate_pl.run(predicting(model=str(folders / "1")), learnt)
+    with pytest.raises(UserError, match=r"other settings \(.*unet=.* then, .* now\); add --overwrite"):
+        train_tokens.run(training(folders, model=str(folders / "1")), learnt)
     with pytest.raises(UserError, match="--views: expected 0 or more; found -1"):
-        generate_pl.run(predicting(views=-1), world)
-    path = world.checkpoint_dir("zero123plus") / "tokens.pt"
+        generate_pl.run(predicting(views=-1), learnt)
+    path = learnt.checkpoint_dir("zero123plus") / "tokens.pt"
     (path.parent / "best.pt").rename(path)
     with pytest.raises(UserError, match="expected a token file in .*; found no 'embedding'"):
-        generate_pl.run(predicting(), world)
+        generate_pl.run(predicting(), learnt)
 
 
 def test_the_commands_are_there(world, capsys):
