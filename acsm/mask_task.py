@@ -160,7 +160,7 @@ class MaskShapeTask(ShapeTask):
         return {**item, "mask_weight": item["mask_weight"] * web}
 
     def parameters_rest(self, step: int) -> bool:
-        """Whether some parameters may have no gradient: those of the pixel map, where terms have no weight."""
+        """Whether parameters may have no gradient: those of the pixel map, where terms have no weight."""
         return True
 
     def loss(self, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:

@@ -189,6 +189,11 @@ def test_tracked_files_name_no_machine_and_leave_no_loose_ends():
     assert not wrong
 
 
+def test_no_two_modules_of_tests_have_one_name():
+    names = sorted(path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py")
+    assert [name for name, following in zip(names, names[1:]) if name == following] == []
+
+
 def test_no_tracked_file_is_large():
     sizes = {str(path.relative_to(ROOT)): path.stat().st_size for path in tracked() if path.is_file()}
     weights = (".pt", ".safetensors")

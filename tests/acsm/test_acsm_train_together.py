@@ -28,6 +28,7 @@ def losses(folder):
 
 
 @pytest.mark.parametrize("which", ["acsm", "pose"])
+@pytest.mark.slow
 def test_two_processes_train_as_one_does(which, tmp_path, capsys):
     """Four steps; parts at rest and turning, halves of a batch with other numbers of visible keypoints."""
     if which == "acsm":

@@ -1,6 +1,6 @@
 """The losses on masks against loops, values worked out by hand and finite differences."""
 
-import mask_world
+import acsm_mask_world
 import numpy as np
 import pytest
 import torch
@@ -28,8 +28,8 @@ from wildshape.geometry import xy_crop_to_ndc
 @pytest.fixture
 def drawn():
     """Two images, two cameras: vertices in NDC with depth, double precision."""
-    shape = mask_world.template()
-    vertices = torch.stack([mask_world.scene(i, shape)[0] for i in range(4)])
+    shape = acsm_mask_world.template()
+    vertices = torch.stack([acsm_mask_world.scene(i, shape)[0] for i in range(4)])
     return vertices.view(2, 2, -1, 3), shape.faces
 
 
@@ -156,7 +156,7 @@ def test_the_pixel_map_takes_maps_of_any_size():
 
 def small(cameras=2):
     torch.manual_seed(0)
-    shape = mask_world.template()
+    shape = acsm_mask_world.template()
     arch = ACSMArchitecture(image_size=64, num_cameras=cameras, camera="angles", pixel_map=True)
     model = ACSM(shape, arch).double()
     model.sphere.copy_(torch.tensor(sphere_vertices(shape)))
@@ -165,7 +165,7 @@ def small(cameras=2):
 
 def batch_of(model, shape, truth):
     """A prediction whose camera is the true one, whose pixels know their place, and its masks."""
-    points, camera = mask_world.scene(truth, shape)
+    points, camera = acsm_mask_world.scene(truth, shape)
     seen = rasterize(points[None], shape.faces, 64)
     mask = seen.mask[0]
     rows, columns = np.nonzero(mask[2::4, 2::4].numpy())
@@ -202,7 +202,7 @@ def test_the_truth_costs_next_to_nothing_and_less_than_anything_else():
     _, right = objective(prediction, masks)
     assert right["cycle"] < 1e-3 and right["visibility"] < 2e-3 and right["containment"] < 0.003
     assert right["silhouette"] < 0.1
-    other = {**prediction, "camera": mask_world.scene(1, shape)[1][None, None]}
+    other = {**prediction, "camera": acsm_mask_world.scene(1, shape)[1][None, None]}
     _, wrong = objective(other, masks)
     for term in ("cycle", "visibility", "containment", "silhouette"):
         assert wrong[term] > 2 * right[term], term

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
+import acsm_mask_world
 import acsm_world
-import mask_world
 import numpy as np
 import pytest
 import torch
@@ -39,7 +39,7 @@ def weights(workspace, arm):
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
     """A world with one short training on both; tests must not change it."""
-    workspace = mask_world.build(tmp_path_factory.mktemp("beasts"))
+    workspace = acsm_mask_world.build(tmp_path_factory.mktemp("beasts"))
     return workspace, train.run(config(), workspace)
 
 
@@ -84,7 +84,7 @@ def test_pictures_show_where_pixels_are_taken(shared):
     best = workspace.checkpoint_dir("acsm/labels") / "best.pt"
     predictor = ShapePredictor.from_checkpoint(best, device="cpu")
     records, _ = training_data.labelled(workspace, "val", workspace.category.skeleton)
-    samples = ShapeSamples(records, 64, mask_world.FLIP)
+    samples = ShapeSamples(records, 64, acsm_mask_world.FLIP)
     affines = np.stack([samples.evaluation_affine(i).matrix for i in range(3)])
     crops = np.stack([samples.crop(i, samples.evaluation_affine(i)) for i in range(3)])
     shown = validation_pictures(predictor, crops, affines, records.xy)["validation animals"]
@@ -100,7 +100,7 @@ def test_pictures_show_where_pixels_are_taken(shared):
         output.bias[3] = 9
     assert (pixel_pictures(predictor, crops) == place_colours(np.array([1.0, 0, 0]))).all()
     sphere = predictor.model.sphere.numpy()
-    points, _ = mask_world.scene(12, mask_world.template())
+    points, _ = acsm_mask_world.scene(12, acsm_mask_world.template())
     drawn = shape_picture(crops[0], points.numpy(), sphere, predictor.template)
     seen = rasterize(points.numpy()[None], predictor.template.faces, 64).mask[0]
     assert np.abs(drawn[~seen] - faded[0][~seen]).max() <= 1
@@ -111,7 +111,7 @@ def test_pictures_show_where_pixels_are_taken(shared):
 
 def test_killed_and_resumed_training_ends_with_the_same_weights(shared, tmp_path, monkeypatch):
     straight, _ = shared
-    other = mask_world.build(tmp_path)
+    other = acsm_mask_world.build(tmp_path)
     original = train.MaskShapeTask.loss
 
     def dies(self, batch, step):
@@ -130,7 +130,7 @@ def test_killed_and_resumed_training_ends_with_the_same_weights(shared, tmp_path
     # Masks that changed since are another training, although the table counts as the same.
     table = other.load("labels")
     masks = table["mask_rle"].copy()
-    masks[0] = encode_mask(np.ones((mask_world.HEIGHT, mask_world.WIDTH)))
+    masks[0] = encode_mask(np.ones((acsm_mask_world.HEIGHT, acsm_mask_world.WIDTH)))
     write_table(table.with_columns(mask_rle=masks), other.table_path("labels"))
     with pytest.raises(UserError, match="exists with other settings .*masks"):
         train.run(config(), other)
@@ -138,7 +138,7 @@ def test_killed_and_resumed_training_ends_with_the_same_weights(shared, tmp_path
 
 def test_keypoints_alone_are_what_they_were(shared, tmp_path):
     workspace, _ = shared
-    bare = mask_world.build(tmp_path, masks=False)
+    bare = acsm_mask_world.build(tmp_path, masks=False)
     for place in (workspace, bare):
         train.run(config(supervise="keypoints", arm="plain", steps=2), place)
     first, second = (weights(place, "plain") for place in (workspace, bare))
@@ -149,7 +149,7 @@ def test_keypoints_alone_are_what_they_were(shared, tmp_path):
 
 
 def test_masks_alone_need_no_keypoints(tmp_path, capsys):
-    workspace = mask_world.build(tmp_path)
+    workspace = acsm_mask_world.build(tmp_path)
     without_keypoints(workspace)
     web = {"use_web_images": True, "filter": "kpconf", "web_images_num": 4}
     metrics = train.run(config(supervise="masks", steps=2, web_mask_weight=0.5, **web), workspace)
@@ -187,7 +187,7 @@ def test_samples_of_masks(shared):
     for flip in (0.0, 1.0):
         style = CropStyle(flip=flip, colour=0.2, jitter=0.0)
         for masks in (False, True):
-            samples = ShapeSamples(records, 64, mask_world.FLIP, style, masks=masks)
+            samples = ShapeSamples(records, 64, acsm_mask_world.FLIP, style, masks=masks)
             made[flip, masks] = samples.sample(1, np.random.default_rng(4))
         for name, value in made[flip, False].items():
             np.testing.assert_array_equal(made[flip, True][name], value)
@@ -209,7 +209,9 @@ def test_samples_of_masks(shared):
     np.testing.assert_array_equal(again["cells"], mirrored["cells"])
     assert (samples.sample(1, np.random.default_rng(5))["cells"] != mirrored["cells"]).any()
     bare = replace(records, mask_rle=(None,) * len(records), mask_weight=np.zeros(len(records)))
-    nothing = ShapeSamples(bare, 64, mask_world.FLIP, style, masks=True).sample(1, np.random.default_rng(4))
+    nothing = ShapeSamples(bare, 64, acsm_mask_world.FLIP, style, masks=True).sample(
+        1, np.random.default_rng(4)
+    )
     assert nothing["mask_weight"] == 0 and {n: v.shape for n, v in nothing.items()} == {
         n: v.shape for n, v in plain.items()
     }
@@ -240,7 +242,7 @@ def test_where_the_photo_ends_is_no_contour():
 
 def test_what_masks_cannot_be_learnt_from_is_said_in_one_line(shared, tmp_path, capsys):
     workspace, _ = shared
-    bare = mask_world.build(tmp_path / "bare", masks=False)
+    bare = acsm_mask_world.build(tmp_path / "bare", masks=False)
     for supervise in ("both", "masks"):
         with pytest.raises(
             UserError, match="found none of .*save_masks.py --category beast --labelled"
@@ -264,7 +266,7 @@ def test_what_masks_cannot_be_learnt_from_is_said_in_one_line(shared, tmp_path, 
     with pytest.raises(UserError, match="needs that package"):
         train.run(config(arm="published", renderer="neural_renderer"), workspace)
     # A mask of another size is left out, and said; the animal's keypoints still count.
-    other = mask_world.build(tmp_path / "other")
+    other = acsm_mask_world.build(tmp_path / "other")
     table = other.load("labels")
     masks = table["mask_rle"].copy()
     visible = table["visible"].copy()

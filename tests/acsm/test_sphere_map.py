@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import rig_files
 import torch
-from mask_world import ball, legged
+from acsm_mask_world import ball, legged
 from scipy.io import loadmat, savemat
 
 from acsm.sphere_lookup import SphereLookup, cell_of, lookup_reference

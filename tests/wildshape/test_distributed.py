@@ -74,6 +74,7 @@ def test_all_stop_where_one_loss_is_no_number_and_batches_must_divide(trained):
     assert torch.load(folder / "infinite/last.pt", weights_only=True)["step"] == 5
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_ends_all(tmp_path):
     done = torchrun(SCRIPT, tmp_path, "fails")
     assert done.returncode == 1

@@ -108,6 +108,7 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path, local, two):
     assert not ray.is_initialized()
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_under_one_engine_ends_under_the_other(tmp_path, local, two):
     message = r"^expected an image in x\.jpg; found none$"
     with pytest.raises(UserError, match=message):

@@ -86,6 +86,7 @@ def test_running_again_changes_nothing(finished):
     assert [path.stat().st_mtime_ns for path in outputs] == before
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_and_ends_the_same(finished, tmp_path):
     shutil.copytree(finished.data_dir, tmp_path / "data" / "horse")
     code = "import sys; from wildshape.cli import main; sys.exit(main(sys.argv[1:]))"

@@ -51,7 +51,8 @@ def find_file(root: Path) -> Path:
             if path.is_file():
                 return path
     raise UserError(
-        f"expected annotations/ap10k-train-split1.json (-val-, -test-) of AP-10K under {root}; found none"
+        f"expected annotations/ap10k-train-split1.json (-val-, -test-) of AP-10K under {root}; found none; "
+        "run: with --root FILE"
     )
 
 

@@ -265,9 +265,10 @@ def build_labelled_set(
         ids.append(instance_id)
         kept.append(record)
     if not kept:
+        why = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
         raise UserError(
             f"expected labels of {workspace.category.name} in this {source} set; found none that can be "
-            f"used ({', '.join(f'{n} {reason}' for reason, n in dropped.items()) or 'it is empty'})"
+            f"used ({why or 'it holds none; --source_category names other animals'})"
         )
     used = {record.image_name for record in kept}
     rows = [picture.row for name, picture in pictures.items() if name in used]

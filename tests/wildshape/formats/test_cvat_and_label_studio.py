@@ -220,7 +220,7 @@ def test_label_studio_by_hand(workspace, tmp_path):
         ({}, "expected Label Studio's list of tasks; found dict"),
         ([{"annotations": [{"result": []}]}], "expected rectangles labelled cow; found none"),
         ([{"annotations": [{"result": [{"type": "rectanglelabels"}]}]}], "found a problem at KeyError"),
-        ([], "found none that can be used .it is empty"),
+        ([], "found none that can be used .it holds none"),
     ],
 )
 def test_label_studio_that_does_not_fit(workspace, tmp_path, content, message):
