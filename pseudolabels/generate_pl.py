@@ -19,6 +19,7 @@ import numpy as np
 from pseudolabels.zero123plus import naming
 from pseudolabels.zero123plus.crops import mattes_note, mattes_of
 from pseudolabels.zero123plus.points import PointFinder, PointPseudoLabels
+from pseudolabels.zero123plus.sheet import save_sheet
 from pseudolabels.zero123plus.token_file import FILE, TokenFile, load_model_of
 from wildshape.cli import CommonConfig, say, script_main
 from wildshape.crops import image_paths
@@ -50,6 +51,8 @@ class Config(EngineOptions, CommonConfig):
     """Animals in one forward pass."""
     workers: int | None = None
     """Processes that read and crop ahead; by default none, and with --engine ray chosen by its machines."""
+    vis_num: int = 16
+    """Animals that are drawn into the run's pictures."""
     seed: int = 0
     """Seed of the views and of the noise."""
     device: str = "auto"
@@ -204,6 +207,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     }
     regressor, facts = _measured(config, workspace, stage)
     metrics |= facts
+    table: Table | None = None
     if regressor is None:
         say(f"keypoints/{SOURCE}: not made, the points have no names: {facts['why']}")
     else:
@@ -211,6 +215,10 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         table = _name(config, workspace, points, regressor)
         metrics["mean_confidence"] = float(table["confidence"].mean()) if len(table) else float("nan")
         say(f"keypoints/{SOURCE}: {_quality(regressor, facts)}")
+    picture = workspace.pictures_dir / f"{SOURCE}_points.png"
+    first = instances.take(slice(0, config.vis_num))
+    if save_sheet(picture, first, points, table, stage.reader.paths, workspace.category.skeleton):
+        metrics["picture"] = workspace.relative(picture)
     workspace.write_metrics(f"keypoints_{SOURCE}", metrics)
     return metrics
 

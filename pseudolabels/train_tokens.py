@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from pseudolabels.zero123plus.crops import AnimalCrops, mattes_note, mattes_of, read_crops, sample_rows
 from pseudolabels.zero123plus.features import AttentionModel, Reading, Switches, load_model
 from pseudolabels.zero123plus.token_file import FILE, KIND, TokenFile, model_facts
-from pseudolabels.zero123plus.tokens import Tokens, TokenSettings, TokenTask, most_chosen
+from pseudolabels.zero123plus.tokens import PUBLISHED_SIDE, Tokens, TokenSettings, TokenTask, most_chosen
 from wildshape.cli import CommonConfig, say, script_main
 from wildshape.crops import image_paths
 from wildshape.device import pick_device
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 MODEL = "zero123plus"
 """Name of the checkpoint's folder."""
 VALIDATION = 16
+"""Crops that are kept back at the most."""
+LATENT_PIXELS = 4
+"""Pixels of a map to one of the latents: finer maps cost time and memory, and tell no more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +71,8 @@ class Config(MonitorOptions, CommonConfig):
     """AdamW's learning rate."""
     image_size: int | None = None
     """Side of the crops in pixels; default the model's."""
-    side: int = 128
-    """Side of the attention maps."""
+    side: int | None = None
+    """Side of the attention maps; default 128, as published, or 4 times the latents' where that is less."""
     layers: int = 3
     """Cross-attention layers that are read, the first ones on the way up."""
     chunk: int = 1
@@ -100,7 +103,9 @@ class Config(MonitorOptions, CommonConfig):
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, naming the flag."""
-        least = {"keep": 2, "side": 4, "layers": 1, "chunk": 1, "batch_size": 1}
+        least = {"keep": 2, "layers": 1, "chunk": 1, "batch_size": 1}
+        if self.side is not None:
+            least["side"] = 4
         if self.max_images is not None:
             least["max_images"] = self.batch_size + 1
         for name, number in least.items():
@@ -234,12 +239,13 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         config.model,
         device=device,
         switches=config.switches,
-        reading=Reading(config.side, config.layers, config.published),
+        reading=Reading(layers=config.layers, published=config.published),
         revision=config.revision,
         dtype=config.dtype,
     )
     size = model.image_size if config.image_size is None else config.image_size
-    model.noise_shape(size)
+    side = config.side or min(PUBLISHED_SIDE, LATENT_PIXELS * model.noise_shape(size)[1])
+    model.reading = replace(model.reading, side=side)
     crops, found, files = gather(config, workspace, size)
     facts = model_facts(model, config.model, config.revision)
     facts |= {"category": workspace.category.name, "image_size": size}

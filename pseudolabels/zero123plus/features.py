@@ -6,6 +6,7 @@ in diffusers' layout. Imported when used: pip install "wildshape[diffusion]".
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from dataclasses import dataclass
@@ -243,17 +244,20 @@ def load_model(
 
         return _from_pipeline(load_small(), device, switches, reading)
     where = {"local_files_only": Path(source).is_dir() or os.environ.get("HF_HUB_OFFLINE") == "1"}
+    # Where accelerate is missing, diffusers tells of it at length.
+    memory = {} if importlib.util.find_spec("accelerate") else {"low_cpu_mem_usage": False}
     where |= {"revision": revision} if revision and not Path(source).is_dir() else {}
     try:
         index = diffusers.DiffusionPipeline.load_config(source, **where)
         if index["_class_name"] == "Zero123PlusPipeline":
             from pseudolabels.zero123plus.pipeline import Zero123PlusPipeline
 
-            pipeline = Zero123PlusPipeline.from_pretrained(source, dtype=torch.float32, **where)
+            pipeline = Zero123PlusPipeline.from_pretrained(source, dtype=torch.float32, **where, **memory)
             return _from_pipeline(pipeline, device, switches, reading)
         parts: dict[str, Any] = {}
         for name, kind in (("unet", diffusers.UNet2DConditionModel), ("vae", diffusers.AutoencoderKL)):
-            parts[name] = kind.from_pretrained(source, subfolder=name, dtype=torch.float32, **where)
+            options = {**where, **memory, "subfolder": name, "dtype": torch.float32}
+            parts[name] = kind.from_pretrained(source, **options)
             parts[name].to(device)
         scheduler = getattr(diffusers, index["scheduler"][1])
         parts["scheduler"] = scheduler.from_pretrained(source, subfolder="scheduler", **where)

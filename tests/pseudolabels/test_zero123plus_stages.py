@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pose_world import KEYPOINTS, SKELETON, make_world
 from torch.nn import functional
 
@@ -244,6 +245,9 @@ def test_from_crops_to_named_keypoints(world, folders, capsys):
     )
     assert json.loads(world.metrics_path("keypoints_zero123plus").read_text())["frame"] == facts["frame"]
     assert "6 of 6 animals, mean peak mass" in capsys.readouterr().out
+
+    with Image.open(world.root / facts["picture"]) as picture:
+        assert picture.size[0] > 6 * 192 and picture.size[1] > 2 * 192
 
     # As the second opinion of CF-CM.
     publish(named.with_columns(xy=named["xy"] + 1), world.keypoints_path("pose"), Provenance("test"))
