@@ -17,6 +17,8 @@ from wildshape.errors import UserError
 from wildshape.formats.masks import encode_mask
 from wildshape.records import AnimalRecords
 from wildshape.stage import Provenance, publish
+from wildshape.status import examine
+from wildshape.status import steps as status_steps
 from wildshape.tables import Table, read_table, write_table
 
 pytest.importorskip("diffusers", reason="needs the extra diffusion")
@@ -249,6 +251,9 @@ def test_from_crops_to_named_keypoints(world, folders, capsys):
     with Image.open(world.root / facts["picture"]) as picture:
         assert picture.size[0] > 6 * 192 and picture.size[1] > 2 * 192
 
+    shown = {step.title: examine(world, step).state for step in status_steps(world)}
+    assert shown["tokens"] == "done" and shown["their points"] == "done"
+
     # As the second opinion of CF-CM.
     publish(named.with_columns(xy=named["xy"] + 1), world.keypoints_path("pose"), Provenance("test"))
     config = data_selection.Config(category="cow", filter="cf_cm", aux="zero123plus", selection_num=4)
@@ -256,8 +261,8 @@ def test_from_crops_to_named_keypoints(world, folders, capsys):
 
     # Another number of batches is the same work; another number of points asks first.
     before = world.keypoints_path("zero123plus").stat().st_mtime_ns
-    generate_pl.run(predicting(batch_size=4), world)
-    assert world.keypoints_path("zero123plus").stat().st_mtime_ns == before
+    again = generate_pl.run(predicting(batch_size=4, vis_num=0), world)
+    assert world.keypoints_path("zero123plus").stat().st_mtime_ns == before and "picture" not in again
     train_tokens.run(training(folders, keep=4), world)
     assert len(TokenFile.load(folder / "tokens.pt").kept) == 4
     torch.testing.assert_close(TokenFile.load(folder / "tokens.pt").embedding, tokens.embedding)
