@@ -208,6 +208,7 @@ def test_shapes(tmp_path, two):
                 np.testing.assert_allclose(column, other[name], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_downloads(tmp_path, make_workspace, two):
     from bad_server import Server, photo
 

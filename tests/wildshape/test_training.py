@@ -94,7 +94,7 @@ def test_threads_do_not_change_the_result(tmp_path):
     assert_same_training(tmp_path / "one", tmp_path / "four")
 
 
-@pytest.mark.parametrize("problem", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("problem", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_stopped_process_continues_with_the_same_weights(tmp_path, problem):
     fit_toy(ToyTask(), tmp_path / "whole")
     command = [sys.executable, str(SCRIPT), "fit", str(tmp_path), "0.05"]
