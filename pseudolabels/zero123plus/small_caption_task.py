@@ -10,7 +10,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
-from pseudolabels.zero123plus.attention_maps import mass_ratio, recorded_attention, token_maps
+from pseudolabels.zero123plus.attention import Recorder, cross_attention_layers, recording
 from pseudolabels.zero123plus.averaged import Averaged
 from pseudolabels.zero123plus.pipeline import Zero123PlusPipeline
 from pseudolabels.zero123plus.small_latents import PictureLatents
@@ -132,18 +132,33 @@ def part_attention(unet: Any, text_encoder: Any, task: CaptionTask, ids: np.ndar
     """
     ratios: dict[str, list[Tensor]] = {name: [] for name in task.part_ids}
     start = 0
-    with recorded_attention(unet) as maps:
-        for batch in task.val_batches(ids, _LOOKING):
+    side = int(unet.config.sample_size)
+    recorder = Recorder(side, side, side, layers=len(cross_attention_layers(unet)), stop=False)
+    for batch in task.val_batches(ids, _LOOKING):
+        with recording(unet, recorder):
             caption_error(unet, text_encoder, task.noise, batch)
-            side = batch["latents"].shape[-1]
-            attention = token_maps(maps, side)
-            masks = task.part_masks(side)[start : start + len(attention)].to(attention)
-            start += len(attention)
-            for number, (name, token) in enumerate(task.part_ids.items()):
-                at, place = torch.nonzero(batch["ids"] == token, as_tuple=True)
-                mask = masks[at, number]
-                shown = mask.sum((1, 2)) >= 1
-                found = attention[at, :, :, place]
-                ratios[name].append(mass_ratio(found[shown], mask[shown]))
+        attention = torch.stack(recorder.maps).mean(0)
+        masks = task.part_masks(side)[start : start + len(attention)].to(attention)
+        start += len(attention)
+        for number, (name, token) in enumerate(task.part_ids.items()):
+            at, place = torch.nonzero(batch["ids"] == token, as_tuple=True)
+            mask = masks[at, number]
+            shown = mask.sum((1, 2)) >= 1
+            found = attention[at, place]
+            ratios[name].append(mass_ratio(found[shown], mask[shown]))
     means = {f"attention_{name}": float(torch.cat(found).mean()) for name, found in ratios.items()}
     return {**means, "attention": float(np.mean(list(means.values()))) if means else float("nan")}
+
+
+def mass_ratio(attention: Tensor, mask: Tensor) -> Tensor:
+    """How much more of a token's attention falls into a region than if it were spread evenly.
+
+    Args:
+        attention: [..., H, W], not negative.
+        mask: [..., H, W] in 0 to 1, not empty.
+
+    Returns:
+        [...]: 1 is chance, 1 / (area of the region) all of it.
+    """
+    inside = (attention * mask).sum((-1, -2)) / attention.sum((-1, -2))
+    return inside / mask.mean((-1, -2))
