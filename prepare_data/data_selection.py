@@ -37,6 +37,9 @@ class Config(CommonConfig):
     """The criterion: kpconf, cf_mt, cf_cm, cf_cm2 (or cf_cm_sq); random and all to compare with."""
     selection_num: int | None = None
     """How many instances to choose; by default 1000, and with --filter all every candidate."""
+    aux: str | None = None
+    """Whose keypoints cf_cm compares with: pose_aux, as published, or another, such as zero123plus; the
+    selection is then called cf_cm_<aux>."""
     seed: int = 0
     """Seed of --filter random."""
     visualize: bool = False
@@ -55,9 +58,9 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     Raises:
         UserError: an unknown filter, a missing keypoint source, fewer candidates than asked for.
     """
-    from pseudolabels.criteria import find_criterion, normalise_name, rank
+    from pseudolabels.criteria import rank
 
-    criterion, name = find_criterion(config.filter), normalise_name(config.filter)
+    criterion, name = _criterion(config)
     if config.selection_num is not None and config.selection_num < 1:
         raise UserError(f"expected --selection_num of 1 or more; found {config.selection_num}")
     labelled = labelled_instances(workspace)
@@ -109,6 +112,17 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     return facts
 
 
+def _criterion(config: Config) -> tuple[Criterion, str]:
+    """The criterion, and how its selections' files are called."""
+    from pseudolabels.criteria import compared_with, find_criterion, normalise_name
+
+    criterion, name = find_criterion(config.filter), normalise_name(config.filter)
+    if config.aux is None:
+        return criterion, name
+    compared = compared_with(criterion, config.aux)
+    return compared, name if compared is criterion else f"{name}_{config.aux}"
+
+
 def labelled_instances(workspace: Workspace) -> Table:
     """The detected animals in images that people have labelled: they are no pseudo-labels."""
     instances = workspace.load("instances", needed_by="data-selection")
@@ -153,7 +167,6 @@ def _visualize(
 ) -> str:
     from PIL import Image
 
-    from pseudolabels.criteria import normalise_name
     from wildshape.files import atomic_path
     from wildshape.report.drawing import contact_sheet
 
@@ -169,7 +182,7 @@ def _visualize(
     ]
     title = f"{workspace.category.name}, {criterion.title}: {count} of {len(ids)}"
     sheet = contact_sheet(tiles, width, captions, title=title)
-    out = workspace.pictures_dir / f"selection_{normalise_name(config.filter)}_{count}.png"
+    out = workspace.pictures_dir / f"selection_{_criterion(config)[1]}_{count}.png"
     with atomic_path(out) as temporary:
         Image.fromarray(sheet).save(temporary)
     if missing:

@@ -19,7 +19,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -205,6 +205,35 @@ def find_criterion(name: str) -> Criterion:
         if wanted in (criterion.name, *criterion.aliases):
             return criterion
     raise UserError(f"expected --filter among {', '.join(CRITERIA)}; found {name}")
+
+
+def compared_with(criterion: Criterion, aux: str) -> Criterion:
+    """CF-CM with another second source than the auxiliary network.
+
+    Args:
+        criterion: CF-CM.
+        aux: the other source, such as zero123plus; pose_aux gives CF-CM itself.
+
+    Returns:
+        A criterion named `cf_cm_<aux>`, which is not registered.
+
+    Raises:
+        UserError: another criterion, or a source that cannot stand for a second one.
+    """
+    if criterion.name != "cf_cm":
+        raise UserError(f"--aux: expected --filter cf_cm with it; found --filter {criterion.name}")
+    if aux in ("pose", "pose_mt"):
+        raise UserError(f"--aux: expected another source of keypoints than the pose network; found {aux}")
+    if aux == criterion.sources[1]:
+        return criterion
+    return replace(
+        criterion,
+        name=f"{criterion.name}_{aux}",
+        title=f"{criterion.title} with {aux}",
+        sources=("pose", aux),
+        value=lambda data: keypoint_distance(data.xy["pose"], data.xy[aux], data.box_xyxy),
+        aliases=(),
+    )
 
 
 def random_values(ids: Sequence[str] | np.ndarray, seed: int) -> np.ndarray:

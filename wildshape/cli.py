@@ -42,6 +42,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "pose-evaluate": ("pose.evaluate", "PCK of the 2D keypoint network"),
     "pose-generate-pl": ("pose.generate_pl", "2D keypoints of every detected animal"),
     "pose-generate-pl-mt": ("pose.generate_pl_mt", "the same under image transforms"),
+    "tokens-train": ("pseudolabels.train_tokens", "learn points of the animal from unlabelled crops"),
+    "tokens-generate-pl": ("pseudolabels.generate_pl", "these points, and keypoints, of every animal"),
     "acsm-train": ("acsm.train", "train the 3D model"),
     "acsm-evaluate": ("acsm.evaluate", "AUC, camera error and mask IoU of the 3D model"),
     "compare": ("acsm.compare", "evaluated 3D models side by side, with a paired test"),

@@ -56,6 +56,12 @@ def steps(workspace: Workspace) -> list[Step]:
         Step("its keypoints", w.keypoints_path("pose_aux"), w.made_by("pose_aux")),
         Step("keypoints under transforms", w.keypoints_path("pose_mt"), w.made_by("pose_mt")),
     ]
+    tokens = w.checkpoint_dir("zero123plus")
+    if tokens.is_dir():
+        command = f"python pseudolabels/train_tokens.py{suffix}"
+        listed.append(Step("tokens", tokens / "manifest.json", command))
+        source = "zero123plus_points"
+        listed.append(Step("their points", w.keypoints_path(source), w.made_by(source)))
     for arm in arms or ["labels"]:
         folder, encoder = w.checkpoint_dir(f"acsm/{arm}"), w.checkpoint_dir(f"pose_{arm}")
         if encoder.is_dir():

@@ -45,6 +45,7 @@ _MADE_BY = {
     "pose_mt": "python pose/generate_pl_mt.py --category {c}",
     "acsm": "python acsm/generate_pl.py --category {c}",
     "zero123plus": "python pseudolabels/generate_pl.py --category {c}",
+    "zero123plus_points": "python pseudolabels/generate_pl.py --category {c}",
 }
 
 
@@ -185,7 +186,7 @@ class Workspace:
     def made_by(self, what: str) -> str:
         """The command that makes a table or a keypoint source, to be shown to the user."""
         command = _MADE_BY[what].format(c=self.category.name)
-        run_tables = {"pose", "pose_aux", "pose_mt", "acsm", "zero123plus"}
+        run_tables = {"pose", "pose_aux", "pose_mt", "acsm", "zero123plus", "zero123plus_points"}
         renamed = self.name != self.category.name and what in run_tables
         return command + (f" --name {self.name}" if renamed else "")
 

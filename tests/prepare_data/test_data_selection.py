@@ -9,6 +9,7 @@ from prepare_data.data_selection import Config, main, run
 from pseudolabels.candidates import gather_candidates, stack_transforms
 from wildshape.errors import UserError
 from wildshape.tables import TRANSFORMS, Table, make_record_id, read_table, write_table
+from wildshape.training_data import selection as training_selection
 
 K = 16
 
@@ -85,6 +86,37 @@ def test_selects_the_most_consistent(cows, capsys):
     assert facts["candidates"] == 10 and facts["selected"] == 4
     assert json.loads(cows.metrics_path("selection_cf_cm_4").read_text())["last_value"] == 12.0
     assert "4 of 10 candidates by CF-CM, value 0 to 12" in capsys.readouterr().out
+
+
+def test_cf_cm_compares_with_another_source(cows, capsys):
+    ids = cows.load("instances")["instance_id"]
+    pose = read_table(cows.keypoints_path("pose"), "keypoints")
+    off = pose["xy"] + np.stack([9 - np.arange(10.0), np.zeros(10)], axis=-1)[:, None]
+    with pytest.raises(UserError, match=r"cf_cm_zero123plus needs keypoints/zero123plus .*generate_pl.py"):
+        run(config(aux="zero123plus"), cows)
+    write_table(keypoints_table(ids[:9], off[:9]), cows.keypoints_path("zero123plus"))
+    facts = run(config(aux="zero123plus", visualize=True), cows)
+    selection = chosen(cows, "cf_cm_zero123plus", 4)
+    assert selection["instance_id"].tolist() == ["a08", "a07", "a06", "a05"]
+    np.testing.assert_allclose(selection["value"], np.arange(1, 5) * 256 / 64)
+    assert set(selection["criterion"]) == {"cf_cm_zero123plus"}
+    assert facts["dropped"] == {"without keypoints/zero123plus": 1}
+    assert facts["picture"].endswith("selection_cf_cm_zero123plus_4.png")
+    assert "by CF-CM with zero123plus" in capsys.readouterr().out
+    assert not cows.selection_path("cf_cm", 4).exists()
+    assert training_selection(cows, "cf_cm_zero123plus", 3)[0]["instance_id"].tolist() == [
+        "a08",
+        "a07",
+        "a06",
+    ]
+    run(config(aux="pose_aux"), cows)  # the published second source, by name
+    assert chosen(cows, "cf_cm", 4)["instance_id"].tolist() == ["a00", "a01", "a02", "a03"]
+    with pytest.raises(UserError, match="--aux: expected --filter cf_cm with it; found --filter kpconf"):
+        run(config(filter="kpconf", aux="zero123plus"), cows)
+    with pytest.raises(
+        UserError, match="--aux: expected another source .* than the pose network; found pose"
+    ):
+        run(config(aux="pose"), cows)
 
 
 def test_the_file_is_named_as_typed(cows):

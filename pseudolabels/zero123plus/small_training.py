@@ -1,0 +1,93 @@
+"""What the small model's trainings share: settings, captions as ids, pixels, noise."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler
+from torch import Tensor
+
+from pseudolabels.zero123plus.pipeline import scale_latents
+from pseudolabels.zero123plus.small_model import SCALING
+
+DROPPED = 0.1  # share of captions and pictures that training leaves out, for guidance
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """What the tasks share.
+
+    Attributes:
+        lr: AdamW's learning rate.
+        seed: Of evaluations.
+        device: Where to train.
+        kl_weight: Of the autoencoder's divergence, by element of the latents.
+        replay: Weight of the captions' loss while views are learnt.
+    """
+
+    lr: float = 1e-3
+    seed: int = 0
+    device: torch.device | str = "cpu"
+    kl_weight: float = 1e-4
+    replay: float = 0.5
+
+
+class CpuClock:
+    """Processor time of this process since it was made, so that a training's cost can be added up."""
+
+    def __init__(self) -> None:
+        self.began = time.process_time()
+
+    def scalars(self) -> dict[str, float]:
+        """As a training logs it."""
+        return {"cpu_seconds": time.process_time() - self.began}
+
+
+def to_pixels(images: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
+    """RGB uint8 [B, H, W, 3] as float32 [B, 3, H, W] in 0 to 1."""
+    return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255
+
+
+def psnr(first: Tensor, second: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of pictures in 0 to 1 [B, C, H, W], in decibels: [B]."""
+    return -10 * torch.log10((first - second).square().mean((1, 2, 3)).clamp_min(1e-10))
+
+
+def v_target(scheduler: DDPMScheduler, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    """What v-prediction must predict (Salimans and Ho, arXiv 2202.00512)."""
+    return scheduler.get_velocity(clean, noise, timesteps)
+
+
+class WordIds:
+    """Captions to token ids, as the tokenizer gives them for known words, and fast.
+
+    Args:
+        tokenizer: Of the pipeline.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        vocabulary = tokenizer.get_vocab()
+        self.known = {token[:-4]: number for token, number in vocabulary.items() if token.endswith("</w>")}
+        self.start, self.end = tokenizer.bos_token_id, tokenizer.eos_token_id
+        self.pad, self.length = tokenizer.pad_token_id, tokenizer.model_max_length
+
+    def __call__(self, caption: str) -> np.ndarray:
+        """Ids int64 [L], padded and cut."""
+        words = [self.known[word] for word in caption.split()][: self.length - 2]
+        ids = np.full(self.length, self.pad, np.int64)
+        ids[: len(words) + 2] = [self.start, *words, self.end]
+        return ids
+
+
+def caption_error(unet: Any, text_encoder: Any, noise: DDPMScheduler, batch: dict[str, Tensor]) -> Tensor:
+    """Squared error of v by item [B] for captioned latents."""
+    clean = scale_latents(batch["latents"] * SCALING)
+    noisy = noise.add_noise(clean, batch["noise"], batch["timestep"])
+    tokens = text_encoder(batch["ids"])[0]
+    predicted = unet(noisy, batch["timestep"], tokens).sample.float()
+    target = v_target(noise, clean, batch["noise"], batch["timestep"])
+    return (predicted - target).square().mean((1, 2, 3))

@@ -1,0 +1,150 @@
+"""Training of the small model's denoiser with views: six of them from one picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler
+from torch import Tensor, nn
+
+from pseudolabels.zero123plus.averaged import Averaged
+from pseudolabels.zero123plus.pipeline import Zero123PlusPipeline, ramped, scale_latents
+from pseudolabels.zero123plus.reference import add_reference_attention, predict_with_reference
+from pseudolabels.zero123plus.small_latents import PictureLatents, RingLatents
+from pseudolabels.zero123plus.small_model import SCALING, clip_pixels
+from pseudolabels.zero123plus.small_training import (
+    DROPPED,
+    CpuClock,
+    TaskConfig,
+    WordIds,
+    caption_error,
+    v_target,
+)
+
+_BATCH = 16  # of evaluations
+
+
+class ViewsTask:
+    """The denoiser and the vision encoder, from one picture to the grid of six; captions are rehearsed.
+
+    Args:
+        pipeline: Whose networks are trained; its text encoder stays as it is.
+        train: Rings to train on: latents and inputs.
+        val: The same, to validate on.
+        captions: Captioned pictures to rehearse.
+        config: Settings.
+    """
+
+    def __init__(
+        self,
+        pipeline: Zero123PlusPipeline,
+        train: RingLatents,
+        val: RingLatents,
+        captions: PictureLatents,
+        config: TaskConfig,
+    ) -> None:
+        networks = nn.ModuleDict({"unet": pipeline.unet, "vision_encoder": pipeline.vision_encoder})
+        self.model = Averaged(networks).to(config.device, memory_format=torch.channels_last)
+        add_reference_attention(self.model.network["unet"])
+        self.optimizer = torch.optim.AdamW(self.model.network.parameters(), lr=config.lr, weight_decay=1e-3)
+        self.noise = DDPMScheduler.from_config(pipeline.scheduler.config)
+        self.ids = WordIds(pipeline.tokenizer)
+        self.text_encoder = pipeline.text_encoder.to(config.device).requires_grad_(False).eval()
+        self.ramp = pipeline.config.ramping_coefficients
+        self._train, self._val, self._captions, self._config = train, val, captions, config
+        self._clock = CpuClock()
+        with torch.no_grad():
+            self.empty = pipeline.encode_prompt([""])
+            size = pipeline.config.view_size
+            grey = torch.zeros((1, 3, size, size), device=pipeline.vae.device)
+            self.nothing = pipeline.vae.encode(grey).latent_dist.mode().to(config.device)
+
+    def __len__(self) -> int:
+        return len(self._train)
+
+    def sample(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """An input, its grid of views, and a captioned picture to rehearse."""
+        first, ground = int(rng.integers(6)), int(rng.integers(2))
+        item = self._train.item(index, first, ground)
+        other = int(rng.integers(len(self._captions.captions)))
+        text = "" if rng.random() < DROPPED else self._captions.captions[other].sample(rng)
+        latents = self._captions.latents[other].astype(np.float32)
+        draws = {
+            name: rng.standard_normal(like.shape, dtype=np.float32)
+            for name, like in (
+                ("noise", item["grid"]),
+                ("reference_noise", item["reference"]),
+                ("rehearsal_noise", latents),
+            )
+        }
+        steps = rng.integers(self.noise.config.num_train_timesteps, size=2)
+        return {
+            **item,
+            **draws,
+            "timestep": steps[0],
+            "dropped": np.bool_(rng.random() < DROPPED),
+            "rehearsal": latents,
+            "rehearsal_timestep": steps[1],
+            "ids": self.ids(text),
+        }
+
+    def loss(self, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
+        """Mean squared errors of v, of views and of the rehearsed pictures."""
+        if step:
+            self.model.update()
+        networks = self.model.network
+        views = self.error(networks, batch).mean()
+        rehearsed = {
+            "latents": batch["rehearsal"],
+            "noise": batch["rehearsal_noise"],
+            "timestep": batch["rehearsal_timestep"],
+            "ids": batch["ids"],
+        }
+        captions = caption_error(networks["unet"], self.text_encoder, self.noise, rehearsed).mean()
+        figures = {"views": float(views.detach()), "captions": float(captions.detach())}
+        return views + self._config.replay * captions, {**figures, **self._clock.scalars()}
+
+    def error(self, networks: Any, batch: dict[str, Tensor]) -> Tensor:
+        """Squared error of v by grid: [B]."""
+        clean = scale_latents(batch["grid"] * SCALING)
+        steps, dropped = batch["timestep"], batch["dropped"]
+        pixels = batch["image"].permute(0, 3, 1, 2).float() / 255
+        embedding = networks["vision_encoder"](clip_pixels(pixels)).image_embeds
+        shown = (~dropped).float()[:, None, None]
+        tokens = self.empty + ramped(embedding, self.ramp) * shown
+        reference = torch.where(dropped[:, None, None, None], self.nothing, batch["reference"])
+        predicted = predict_with_reference(
+            networks["unet"],
+            self.noise.add_noise(clean, batch["noise"], steps),
+            steps,
+            tokens,
+            self.noise.add_noise(reference, batch["reference_noise"], steps),
+        ).float()
+        return (predicted - v_target(self.noise, clean, batch["noise"], steps)).square().mean((1, 2, 3))
+
+    @torch.inference_mode()
+    def evaluate(self) -> dict[str, float]:
+        """Losses of the averaged weights with the right picture and with another animal's."""
+        found: dict[str, list[Tensor]] = {"loss": [], "loss_shuffled": []}
+        rng = np.random.default_rng([self._config.seed, 4])
+        for start in range(0, len(self._val), _BATCH):
+            items = [
+                self._val.item(number, number % 6, number % 2)
+                for number in range(start, min(start + _BATCH, len(self._val)))
+            ]
+            columns = {name: np.stack([item[name] for item in items]) for name in items[0]}
+            for name in ("grid", "reference"):
+                key = "noise" if name == "grid" else "reference_noise"
+                columns[key] = rng.standard_normal(columns[name].shape, dtype=np.float32)
+            columns["timestep"] = rng.integers(self.noise.config.num_train_timesteps, size=len(items))
+            columns["dropped"] = np.zeros(len(items), bool)
+            batch = {
+                name: torch.from_numpy(value).to(self._config.device) for name, value in columns.items()
+            }
+            found["loss"].append(self.error(self.model.mean, batch))
+            for name in ("image", "reference"):
+                batch[name] = batch[name].roll(1, 0)
+            found["loss_shuffled"].append(self.error(self.model.mean, batch))
+        return {name: float(torch.cat(values).mean()) for name, values in found.items()}

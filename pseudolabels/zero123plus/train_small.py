@@ -1,0 +1,382 @@
+"""Train the small Zero123Plus on pictures of the synthetic world, from random weights.
+
+    python prepare_data/make_views.py --out small/data
+    python pseudolabels/zero123plus/train_small.py --data small/data --out small/run --time-limit 100
+
+Stages: the autoencoder; the latents of all pictures; the denoiser with captions; with views; figures. Run
+it again to continue. The pipeline so far is written to `<out>/pipeline`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wildshape.checkpoints import load_checkpoint, save_checkpoint
+from wildshape.cli import guarded, say
+from wildshape.device import bfloat16_pays, pick_device
+from wildshape.errors import UserError
+from wildshape.files import atomic_write, file_hash, read_json, write_json
+from wildshape.stage import Provenance
+from wildshape.training import FitResult, fit, fit_config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Train the small Zero123Plus."""
+
+    data: Path = Path("views")
+    """Folder of prepare_data/make_views.py."""
+    out: Path = Path("small_zero123plus")
+    """Folder for checkpoints, figures and the pipeline."""
+    vae_steps: int = 3000
+    """Optimiser steps of the autoencoder."""
+    vae_batch: int = 16
+    """Pictures a step."""
+    caption_steps: int = 12000
+    """Optimiser steps of the denoiser with captions."""
+    caption_batch: int = 16
+    """Pictures a step."""
+    view_steps: int = 6000
+    """Optimiser steps of the denoiser with views."""
+    view_batch: int = 4
+    """Animals a step."""
+    lr: float = 8e-4
+    """AdamW's learning rate, falling by a cosine to a hundredth; with views half of it."""
+    eval_every: int = 500
+    """Steps between evaluations; a kill loses no more than these."""
+    animals: int = 48
+    """Animals whose views are sampled for the figures."""
+    sampling_steps: int = 28
+    """Steps of that sampling."""
+    guidance_scale: float = 2.0
+    """Guidance of that sampling."""
+    figures: bool = False
+    """Sample views now, though the training has not ended."""
+    seed: int = 0
+    """Seed of weights, order and noise."""
+    time_limit: float | None = None
+    """Minutes after which to stop with the state saved; the same command continues."""
+    threads: int = 2
+    """Threads that compute."""
+    num_workers: int = 1
+    """Threads that prepare items ahead."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    precision: str = "auto"
+    """float32, bfloat16, or auto: bfloat16 where the hardware multiplies in it."""
+    overwrite: bool = False
+    """Replace a training with other settings."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+    def __post_init__(self) -> None:
+        """Check what has few values."""
+        if self.precision not in ("auto", "float32", "bfloat16"):
+            raise UserError(f"--precision: expected auto, float32 or bfloat16; found {self.precision}")
+
+
+def need_diffusers() -> None:
+    """Raise UserError with what to install if diffusers or transformers is missing."""
+    try:
+        import diffusers  # noqa: F401
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            'train_small needs diffusers and transformers; run: pip install "wildshape[diffusion]"'
+        ) from error
+
+
+class Training:
+    """The stages, one after the other, on one pipeline.
+
+    Args:
+        config: The command's settings.
+        sizes: Of the networks; by default those of the model that comes with the package.
+    """
+
+    def __init__(self, config: Config, sizes: Any = None) -> None:
+        from pseudolabels.zero123plus.small_data import ViewFolder
+        from pseudolabels.zero123plus.small_model import SmallConfig, build_pipeline
+
+        self.config, self.sizes = config, sizes or SmallConfig()
+        self.began = time.monotonic()
+        self.views = ViewFolder(config.data)
+        if self.views.side != self.sizes.view_size:
+            raise UserError(
+                f"--data: expected pictures of {self.sizes.view_size} pixels; found {self.views.side}"
+            )
+        self.device = pick_device(config.device)
+        self.autocast = bfloat16_pays(config.precision, self.device)
+        self.pipeline = build_pipeline(self.sizes, self.views.words(), config.seed)
+        self.metrics: dict[str, Any] = {}
+        self.worked = False  # a call does some work, however little time it has
+
+    def minutes_left(self) -> float | None:
+        """Of the time limit, or None without one."""
+        limit = self.config.time_limit
+        return None if limit is None else limit - (time.monotonic() - self.began) / 60
+
+    def over(self) -> bool:
+        """Whether the time limit has passed, and something was done in it."""
+        left = self.minutes_left()
+        return self.worked and left is not None and left <= 0
+
+    def late(self) -> bool:
+        """Whether to stop; asked before each piece of work, which is done unless the answer is yes."""
+        if self.over():
+            return True
+        self.worked = True
+        return False
+
+    def provenance(self, stage: str, inputs: Mapping[str, str], **settings: Any) -> Provenance:
+        """What a stage's result depends on."""
+        common = {"seed": self.config.seed, "lr": self.config.lr, "sizes": asdict(self.sizes)}
+        inputs = {"views": self.views.fingerprint, **inputs}
+        return Provenance(f"train_small {stage}", {**common, **settings}, inputs)
+
+    def fit(self, stage: str, task: Any, provenance: Provenance, metric: str) -> FitResult:
+        """Train a stage, or continue it; its figures go to the metrics."""
+        config = self.config
+        steps = provenance.config["steps"]
+        fitting = fit_config(
+            config,
+            steps=steps,
+            batch_size=provenance.config["batch"],
+            time_limit=self.minutes_left(),
+            metric=metric,
+            schedule="cosine",
+            warmup=min(500, steps // 10),
+            autocast=self.autocast,
+            title=f"small model, {stage}",
+        )
+        manifest = config.out / stage / "manifest.json"
+        before = read_json(manifest)["step"] if manifest.exists() else 0
+        result = fit(task, fitting, config.out / stage, provenance, {"kind": f"small {stage}"})
+        self.worked |= result.step != before
+        self.metrics[stage] = {
+            **result.metrics,
+            "step": result.step,
+            "steps": steps,
+            **cost(config.out / stage / "metrics.jsonl"),
+        }
+        return result
+
+    def average(self, result: FitResult, stage: str) -> dict[str, torch.Tensor]:
+        """The averaged weights of a stage's best checkpoint."""
+        state = load_checkpoint(result.best_path, f"small {stage}")["model"]
+        return {name[5:]: value for name, value in state.items() if name.startswith("mean.")}
+
+    def task_config(self, **changed: Any) -> Any:
+        """Settings of a task."""
+        from pseudolabels.zero123plus.small_training import TaskConfig
+
+        settings = {"lr": self.config.lr, "seed": self.config.seed, "device": self.device}
+        return TaskConfig(**{**settings, **changed})
+
+    def vae(self) -> bool:
+        """Train the autoencoder and give its latents unit variance; whether it is done."""
+        from pseudolabels.zero123plus.small_data import all_images
+        from pseudolabels.zero123plus.small_model import vae_pixels, whiten
+        from pseudolabels.zero123plus.small_training import to_pixels
+        from pseudolabels.zero123plus.small_vae_task import VaeTask
+
+        config, vae = self.config, self.pipeline.vae
+        provenance = self.provenance("vae", {}, steps=config.vae_steps, batch=config.vae_batch)
+        done = config.out / "vae" / "white.pt"
+        if done.exists():
+            state = load_checkpoint(done, "small white vae")
+            if state["fingerprint"] == provenance.fingerprint:
+                vae.load_state_dict(state["model"])
+                self.metrics["vae"] = json.loads(state["metrics"])
+                return True
+        images = {
+            split: all_images(self.views.pictures(split), self.views.rings(split), limit)
+            for split, limit in (("train", None), ("val", 256))
+        }
+        task = VaeTask(self.pipeline, images["train"], images["val"], self.task_config())
+        result = self.fit("vae", task, provenance, "psnr")
+        if not result.finished:
+            return False
+        vae.load_state_dict(self.average(result, "vae"))
+        vae.eval()
+        some = images["train"][:: max(len(images["train"]) // 1024, 1)]
+        with torch.inference_mode():
+            found = [
+                vae.encode(vae_pixels(to_pixels(some[i : i + 64], self.device))).latent_dist.mode()
+                for i in range(0, len(some), 64)
+            ]
+        latents = torch.cat(found).transpose(0, 1).flatten(1)
+        whiten(vae, latents.mean(1), latents.std(1))
+        facts = {"fingerprint": provenance.fingerprint, "metrics": json.dumps(self.metrics["vae"])}
+        save_checkpoint(done, {"model": vae.state_dict(), "extra": {"kind": "small white vae"}, **facts})
+        return True
+
+    def run(self) -> dict[str, Any]:
+        """All stages, as far as the time goes; returns and writes the metrics."""
+        finished = self._stages()
+        totals = [
+            one["cpu_hours"]
+            for one in self.metrics.values()
+            if isinstance(one, dict) and "cpu_hours" in one
+        ]
+        self.metrics |= {"finished": finished, "cpu_hours": sum(totals)}
+        write_json(self.config.out / "metrics.json", self.metrics)
+        place = ", ".join(
+            f"{name} {self.metrics[name]['step']} of {self.metrics[name]['steps']} steps"
+            for name in ("vae", "captions", "views")
+            if name in self.metrics
+        )
+        say(f"train_small: {place}" + ("" if finished else "; run again"))
+        return self.metrics
+
+    def _stages(self) -> bool:
+        from pseudolabels.zero123plus.small_latents import read_pictures, read_rings, write_latents
+
+        if not self.vae() or self.over():
+            return False
+        white = self.config.out / "vae" / "white.pt"
+        key = file_hash(white)[:16]
+        folder = self.config.out / f"latents-{key}"
+        vae = self.pipeline.vae.requires_grad_(False).eval()
+        # One layout, whether it was trained now or read: convolutions round differently in another.
+        vae.to(self.device, memory_format=torch.channels_last)
+        if not write_latents(vae, self.views, folder, self.late):
+            return False
+        pictures = {split: read_pictures(self.views, folder, split) for split in ("train", "val")}
+        result = self._captions(pictures, key)
+        self.export()
+        if not result.finished or self.over():
+            return False
+        rings = {split: read_rings(self.views, folder, split) for split in ("train", "val")}
+        inputs = {"vae": key, "captions": file_hash(result.best_path)[:16]}
+        finished = self._views(pictures["train"], rings, inputs)
+        self.export()
+        if not finished and not self.config.figures:
+            return False
+        # What views cost of what was learnt from captions.
+        self.metrics["captions_after_views"] = self._caption_task(pictures).evaluate()
+        return self._figures() and finished
+
+    def _caption_task(self, pictures: Mapping[str, Any]) -> Any:
+        from pseudolabels.zero123plus.small_caption_task import CaptionTask
+
+        both = pictures["train"], pictures["val"]
+        return CaptionTask(self.pipeline, *both, self.views.parts, self.task_config())
+
+    def _captions(self, pictures: Mapping[str, Any], key: str) -> FitResult:
+        config, task = self.config, self._caption_task(pictures)
+        provenance = self.provenance(
+            "captions", {"vae": key}, steps=config.caption_steps, batch=config.caption_batch
+        )
+        result = self.fit("captions", task, provenance, "-loss")
+        self._take(self.average(result, "captions"), "unet", "text_encoder")
+        return result
+
+    def _views(self, captions: Any, rings: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:
+        from pseudolabels.zero123plus.small_views_task import ViewsTask
+
+        config = self.config
+        task = ViewsTask(
+            self.pipeline, rings["train"], rings["val"], captions, self.task_config(lr=config.lr / 2)
+        )
+        provenance = self.provenance("views", inputs, steps=config.view_steps, batch=config.view_batch)
+        result = self.fit("views", task, provenance, "-loss")
+        self._take(self.average(result, "views"), "unet", "vision_encoder")
+        return result.finished
+
+    def _take(self, weights: Mapping[str, torch.Tensor], *names: str) -> None:
+        for name in names:
+            own = {
+                key[len(name) + 1 :]: value for key, value in weights.items() if key.startswith(name + ".")
+            }
+            component = getattr(self.pipeline, name)
+            component.load_state_dict(own)
+            component.eval()
+
+    def export(self) -> None:
+        """Write the pipeline as it is, in half precision."""
+        from pseudolabels.zero123plus.small_model import count_parameters, save_half
+
+        size = save_half(self.pipeline, self.config.out / "pipeline")
+        self.metrics["parameters"] = count_parameters(self.pipeline)
+        self.metrics["bytes"] = size
+
+    def _figures(self) -> bool:
+        """Sample views of unseen animals from the folder as it was written, and compare them."""
+        import cv2
+
+        from pseudolabels.zero123plus.small_metrics import (
+            SamplingConfig,
+            compare,
+            sample_views,
+            sheet,
+            truth,
+        )
+        from pseudolabels.zero123plus.small_model import load_small
+
+        config = self.config
+        val = self.views.rings("val")
+        images, true, _ = truth(val, min(config.animals, len(val.species)))
+        sampling = SamplingConfig(len(images), config.sampling_steps, config.guidance_scale, config.seed)
+        weights = config.out / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors"
+        key = f"{file_hash(weights)[:16]}-{sampling.steps}-{sampling.guidance_scale:g}"
+        pipeline = load_small(config.out / "pipeline").to(self.device)
+        views = sample_views(pipeline, images, sampling, config.out / f"samples-{key}", self.late)
+        if views is None:
+            return False
+        self.metrics["six_views"] = {
+            **compare(views, images, val, self.views.rings("train")),
+            **asdict(sampling),
+        }
+        picture = sheet(images[:12], views[:12], true[:12])
+        with atomic_write(config.out / "six_views.png") as handle:
+            handle.write(cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
+        return True
+
+
+def cost(path: Path) -> dict[str, float]:
+    """Hours that the steps in a metrics.jsonl took, of wall-clock and of all processors together.
+
+    Each call counts from its own start; what a kill threw away is not counted.
+    """
+    wall = cpu = 0.0
+    last = {"seconds": 0.0, "cpu_seconds": 0.0}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        if entry["seconds"] < last["seconds"]:
+            wall, cpu = wall + last["seconds"], cpu + last["cpu_seconds"]
+            last["cpu_seconds"] = 0.0
+        last = {key: entry.get(key, last[key]) for key in last}
+    return {"hours": (wall + last["seconds"]) / 3600, "cpu_hours": (cpu + last["cpu_seconds"]) / 3600}
+
+
+def run(config: Config, sizes: Any = None) -> dict[str, Any]:
+    """Train or continue; returns the metrics that are also written to `<out>/metrics.json`."""
+    need_diffusers()
+    if pick_device(config.device).type == "cpu":
+        torch.set_num_threads(config.threads)
+    return Training(config, sizes).run()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the script."""
+    import tyro
+
+    arguments = list(sys.argv[1:] if argv is None else argv)
+
+    def action() -> None:
+        run(tyro.cli(Config, args=arguments, prog="train_small.py", description=Config.__doc__))
+
+    return guarded(action, debug="--debug" in arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

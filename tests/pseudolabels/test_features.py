@@ -1,0 +1,144 @@
+"""Diffusion models as sources of attention: tiny random ones, saved and loaded."""
+
+import pytest
+import torch
+
+from wildshape.errors import UserError
+
+diffusers = pytest.importorskip("diffusers", reason="needs the extra diffusion")
+
+from pseudolabels.zero123plus.features import AttentionModel, Reading, Switches, load_model  # noqa: E402
+from pseudolabels.zero123plus.small_model import SmallConfig, build_pipeline, save_half  # noqa: E402
+
+CPU = torch.device("cpu")
+CONFIG = SmallConfig(
+    view_size=32, vae_channels=(8, 8, 16), unet_channels=(16, 32), heads=(2, 4), middle_layers=1, width=24,
+    tokens=8, layers=1, groups=8,
+)  # fmt: skip
+READING = Reading(side=16, layers=2)
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    torch.manual_seed(0)
+    return build_pipeline(CONFIG, ["leg", "head"])
+
+
+def model_of(pipeline, switches=None, reading=READING):
+    parts = {name: getattr(pipeline, name) for name in ("unet", "vae", "scheduler")}
+    return AttentionModel(parts | {"pipeline": pipeline}, switches, reading)
+
+
+def inputs(model, count=2, tokens=5):
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand((count, 3, 32, 32), generator=generator)
+    noise = torch.randn((count, *model.noise_shape(32)), generator=generator)
+    return images, torch.randn((tokens, model.width), generator=generator), noise
+
+
+def stable_diffusion(folder, up="CrossAttnUpBlock2D"):
+    """A folder in the layout of Stable Diffusion, with what is read of it."""
+    torch.manual_seed(2)
+    cross = up.startswith("Cross")
+    unet = diffusers.UNet2DConditionModel(
+        sample_size=8, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8,
+        cross_attention_dim=20, attention_head_dim=8,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", up),
+    )  # fmt: skip
+    assert cross or up == "UpBlock2D"
+    vae = diffusers.AutoencoderKL(
+        block_out_channels=(8, 16), norm_num_groups=8, latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+    )  # fmt: skip
+    scheduler = diffusers.DDIMScheduler(beta_schedule="scaled_linear")
+    for name, part in (("unet", unet.half()), ("vae", vae.half()), ("scheduler", scheduler)):
+        part.save_pretrained(folder / name)
+    (folder / "model_index.json").write_text(
+        '{"_class_name": "StableDiffusionPipeline", "scheduler": ["diffusers", "DDIMScheduler"]}'
+    )
+    return folder
+
+
+def test_attention_sums_to_one_and_teaches_the_tokens_alone(pipeline):
+    model = model_of(pipeline)
+    images, tokens, noise = inputs(model)
+    tokens.requires_grad_()
+    maps = model.attention(images, tokens, noise)
+    assert maps.shape == (2, 5, 16, 16)
+    torch.testing.assert_close(maps.sum(1), torch.ones(2, 16, 16))
+    maps[:, 1].square().sum().backward()
+    assert tokens.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in model.unet.parameters())
+
+
+def test_running_the_whole_network_gives_the_same(pipeline):
+    found = []
+    for whole in (False, True):
+        model = model_of(pipeline, reading=Reading(side=16, layers=2, whole=whole))
+        images, tokens, noise = inputs(model)
+        tokens.requires_grad_()
+        maps = model.attention(images, tokens, noise)
+        maps[:, 0].square().sum().backward()
+        found.append((maps.detach(), tokens.grad))
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["global_embeddings", "guidance", "reference_attention"])
+@torch.no_grad()
+def test_each_switch_does_something(pipeline, name):
+    plain, switched = model_of(pipeline), model_of(pipeline, Switches(**{name: True}))
+    images, tokens, noise = inputs(plain)
+    one, other = plain.attention(images, tokens, noise), switched.attention(images, tokens, noise)
+    torch.testing.assert_close(other.sum(1), torch.ones(2, 16, 16))
+    if name == "guidance":  # of a picture that nothing else tells of, with and without are the same
+        torch.testing.assert_close(one, other)
+        both = model_of(pipeline, Switches(guidance=True, global_embeddings=True))
+        other = both.attention(images, tokens, noise)
+        with_picture = model_of(pipeline, Switches(global_embeddings=True)).attention(images, tokens, noise)
+        torch.testing.assert_close(other, (one + with_picture) / 2)
+    assert (one - other).abs().max() > 1e-5
+    again = plain.attention(images, tokens, noise)
+    torch.testing.assert_close(again, one, rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_a_folder_of_ours_is_read_in_full_precision(pipeline, tmp_path):
+    save_half(pipeline, tmp_path / "small")
+    model = load_model(str(tmp_path / "small"), device=CPU, reading=READING)
+    assert {p.dtype for p in model.unet.parameters()} == {torch.float32}
+    assert (model.width, model.image_size) == (24, 32) and model.pipeline is not None
+    images, tokens, noise = inputs(model)
+    found = model.attention(images, tokens, noise)
+    expected = model_of(pipeline).attention(images, tokens, noise)
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=2e-3)  # half precision on disk
+
+
+@torch.no_grad()
+def test_stable_diffusion_is_read_by_the_same_code(tmp_path):
+    folder = stable_diffusion(tmp_path / "sd")
+    model = load_model(str(folder), device=CPU, reading=READING)
+    assert (model.width, model.image_size, model.factor) == (20, 16, 2)
+    assert {p.dtype for p in model.unet.parameters()} == {torch.float32}
+    generator = torch.Generator().manual_seed(3)
+    images = torch.rand((1, 3, 24, 24), generator=generator)
+    noise = torch.randn((1, *model.noise_shape(24)), generator=generator)
+    maps = model.attention(images, torch.randn((6, 20), generator=generator), noise)
+    assert maps.shape == (1, 6, 16, 16)
+    with pytest.raises(UserError, match="--guidance: expected a Zero123Plus model"):
+        load_model(str(folder), device=CPU, switches=Switches(guidance=True))
+
+
+@pytest.mark.filterwarnings("ignore:The `local_dir_use_symlinks` argument:UserWarning")  # of diffusers
+def test_models_that_cannot_be_had(tmp_path, monkeypatch, pipeline):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match="--dtype float16: expected float32; with less precision"):
+        load_model("small", device=CPU, dtype="float16")
+    with pytest.raises(UserError, match="someone/nothing cannot be loaded .*put sudo-ai/zero123plus-v1.2"):
+        load_model("someone/nothing", device=CPU)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="--model: expected small, a folder or a repository"):
+        load_model(str(tmp_path / "empty"), device=CPU)
+    with pytest.raises(UserError, match="cross-attention in its up blocks.*found UpBlock2D"):
+        load_model(str(stable_diffusion(tmp_path / "plain", "UpBlock2D")), device=CPU)
+    with pytest.raises(UserError, match="crops of at least 4 pixels, one of the model's latents; found 3"):
+        model_of(pipeline).noise_shape(3)

@@ -1,0 +1,162 @@
+"""Attention maps and warps, against numbers of the released StableKeypoints code and by hand.
+
+tests/data/stable_keypoints/keypoint_maths.npz holds that code's answers on random inputs (sigma 2, 25
+candidates, 10 tokens).
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pseudolabels.zero123plus import maps, warps
+
+GOLDEN = Path(__file__).parents[1] / "data/stable_keypoints/keypoint_maths.npz"
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(GOLDEN) as archive:
+        return {name: torch.from_numpy(np.asarray(archive[name])) for name in archive}
+
+
+def test_peaks_gaussians_and_order_are_the_released_ones(golden):
+    found = golden["maps"]
+    torch.testing.assert_close(maps.peaks(found).flip(-1), golden["max_pixel_yx"])
+    torch.testing.assert_close(
+        maps.weighted_peaks(found).flip(-1), golden["weighted_yx"], rtol=0, atol=1e-4
+    )
+    torch.testing.assert_close(maps.gaussians(maps.peaks(found), 32, 32), golden["gaussian"])
+    order = maps.gaussian_kl(found).argsort()[:25]
+    assert order.tolist() == golden["top_gaussian"].tolist()
+    assert maps.map_entropy(found).argsort()[:25].tolist() == golden["top_entropy"].tolist()
+
+
+def test_tokens_and_losses_are_the_released_ones(golden):
+    found, moved, theta = golden["maps"], golden["maps_transformed"], golden["theta"]
+    chosen = maps.choose_tokens(found, moved)
+    assert chosen.tolist() == golden["furthest"].tolist()
+    torch.testing.assert_close(maps.sharpening_loss(found[chosen]), golden["sharpening_loss"])
+    restored, _ = warps.restore(moved[None, chosen], theta)
+    torch.testing.assert_close(
+        maps.equivariance_loss(found[None, chosen], restored), golden["equivariance_loss"]
+    )
+
+
+def test_warps_are_the_released_ones(golden):
+    image, theta = golden["image"], golden["theta"]
+    moved = warps.warp(image, theta)
+    torch.testing.assert_close(moved, golden["image_transformed"])
+    restored, seen = warps.restore(moved, theta)
+    torch.testing.assert_close(restored, golden["image_restored"])
+    assert restored[0, :, ~seen[0]].abs().mean() < restored[0, :, seen[0]].abs().mean()
+
+
+def furthest_by_hand(points, number):
+    """One point at a time, every distance anew."""
+    pairs = [
+        (float(np.linalg.norm(a - b)), -i, -j) for i, a in enumerate(points) for j, b in enumerate(points)
+    ]
+    _, i, j = max(pairs)
+    chosen = [-i, -j]
+    while len(chosen) < number:
+        gap = [min(np.linalg.norm(p - points[c]) for c in chosen) for p in points]
+        chosen.append(int(np.argmax(gap)))
+    return chosen
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_furthest_points_one_at_a_time(seed):
+    points = np.random.default_rng(seed).normal(size=(17, 2))
+    assert maps.furthest_points(torch.from_numpy(points), 9).tolist() == furthest_by_hand(points, 9)
+
+
+def test_furthest_points_need_points():
+    with pytest.raises(ValueError, match="expected 2 to 3 points; found 4"):
+        maps.furthest_points(torch.zeros(3, 2), 4)
+
+
+def test_a_blob_is_found_to_a_fraction_of_a_pixel():
+    centre = torch.tensor([[10.3, 20.8], [4.0, 30.5]], dtype=torch.float64)
+    blobs = maps.gaussians(centre, 40, 32, sigma=1.5)
+    assert maps.peaks(blobs).tolist() == [[10.5, 20.5], [3.5, 30.5]]
+    torch.testing.assert_close(maps.weighted_peaks(blobs), centre, rtol=0, atol=0.03)
+    assert (maps.peak_mass(blobs) > 0.99).all()
+    flat = torch.ones(1, 40, 32)
+    inside = sum((x - 0) ** 2 + (y - 0) ** 2 <= 25 for x in range(6) for y in range(6))
+    assert float(maps.peak_mass(flat)) == pytest.approx(inside / (40 * 32))
+
+
+def test_a_blob_is_nearer_to_a_gaussian_than_two_blobs_or_noise():
+    generator = torch.Generator().manual_seed(0)
+    one = maps.gaussians(torch.tensor([[9.5, 9.5]]), 24, 24)
+    two = one + maps.gaussians(torch.tensor([[18.5, 15.5]]), 24, 24)
+    noise = torch.rand((1, 24, 24), generator=generator)
+    assert maps.gaussian_kl(torch.cat((one, two, noise)) * 10).argsort().tolist() == [0, 1, 2]
+
+
+def test_losses_by_hand():
+    map_ = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])
+    near, far = np.exp(-1 / 8), np.exp(-2 / 8)
+    assert float(maps.sharpening_loss(map_)) == pytest.approx((2 * near**2 + far**2) / 4)
+    other = torch.tensor([[[0.0, 0.0], [0.0, 2.0]]])
+    assert float(maps.equivariance_loss(map_, other)) == pytest.approx(5 / 4)
+    seen = torch.tensor([[True, True], [False, False]])
+    assert float(maps.equivariance_loss(map_, other, seen)) == pytest.approx(1 / 2)
+    assert float(maps.equivariance_loss(map_, other, torch.zeros(2, 2, dtype=torch.bool))) == 0
+
+
+def test_gradients_of_the_losses():
+    generator = torch.Generator().manual_seed(3)
+    found = torch.rand((2, 4, 6, 7), generator=generator, dtype=torch.float64, requires_grad=True)
+    other = torch.rand((2, 4, 6, 7), generator=generator, dtype=torch.float64, requires_grad=True)
+    seen = torch.rand((2, 6, 7), generator=generator) > 0.3
+    torch.autograd.gradcheck(maps.sharpening_loss, (found,))
+    torch.autograd.gradcheck(lambda a, b: maps.equivariance_loss(a, b, seen), (found, other))
+
+
+def test_a_point_follows_its_picture():
+    ranges = warps.WarpRanges()
+    rng = np.random.default_rng(5)
+    xy = torch.tensor([[30.2, 21.7]])
+    blob = maps.gaussians(xy, 48, 64, sigma=2.5)[None]
+    for _ in range(5):
+        theta = warps.random_warp(ranges, rng)[None]
+        moved = warps.warp(blob, theta)
+        where = warps.warp_points(xy[None], theta, 48, 64)[0]
+        torch.testing.assert_close(maps.weighted_peaks(moved[0]), where, rtol=0, atol=0.2)
+        restored, seen = warps.restore(moved, theta)
+        difference = (restored - blob).abs()[0, 0]
+        assert difference[seen[0]].max() < 0.1
+        assert seen.float().mean() > 0.3
+
+
+def test_random_warps_stay_in_their_ranges():
+    rng = np.random.default_rng(0)
+    thetas = torch.stack([warps.random_warp(warps.WarpRanges(), rng) for _ in range(300)]).double()
+    scale = thetas[:, :, 0].norm(dim=1)
+    angle = torch.rad2deg(torch.atan2(thetas[:, 1, 0], thetas[:, 0, 0]))
+    assert 0.8 <= scale.min() < 0.81 and 0.99 < scale.max() <= 1
+    assert -15 <= angle.min() < -14 and 14 < angle.max() <= 15
+    assert 0.24 < thetas[:, :, 2].abs().max() <= 0.25
+    product = torch.cat((thetas, thetas.new_tensor([[[0, 0, 1]]]).expand(300, 1, 3)), 1)
+    both = product @ torch.cat((warps.inverse(thetas), product[:, 2:]), 1)
+    torch.testing.assert_close(both, torch.eye(3).double().expand(300, 3, 3))
+
+
+def test_what_lies_outside_takes_the_fill():
+    picture = torch.zeros(1, 1, 8, 8)
+    theta = torch.tensor([[[1.0, 0, 1.0], [0, 1.0, 0]]])  # half a picture to the right
+    moved = warps.warp(picture, theta, fill=1.0)
+    assert moved[0, 0, :, :4].abs().max() == 0 and (moved[0, 0, :, 4:] == 1).all()
+
+
+def test_images_of_a_batch_choose_on_their_own():
+    generator = torch.Generator().manual_seed(2)
+    found, moved = torch.rand((2, 3, 40, 16, 12), generator=generator)
+    together = maps.choose_tokens(found * 5, moved, candidates=12, number=5)
+    alone = [maps.choose_tokens(a * 5, b, candidates=12, number=5) for a, b in zip(found, moved)]
+    assert together.tolist() == [index.tolist() for index in alone]
+    picked = maps.of_tokens(found, together)
+    torch.testing.assert_close(picked[1, 3], found[1, together[1, 3]], rtol=0, atol=0)

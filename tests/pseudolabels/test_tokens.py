@@ -1,0 +1,164 @@
+"""Learning tokens, with a made-up model whose attention can be understood."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from pseudolabels.zero123plus import maps as token_maps
+from pseudolabels.zero123plus import tokens as learning
+from pseudolabels.zero123plus.tokens import Tokens, TokenSettings, TokenTask, token_loss
+from pseudolabels.zero123plus.warps import WarpRanges, random_warp, restore
+from wildshape.errors import UserError
+
+SIDE, MAP = 48, 24
+COLOURS = np.array([[230, 40, 40], [40, 200, 60], [50, 60, 230], [220, 200, 40], [200, 50, 210]])
+SETTINGS = TokenSettings(num_tokens=16, candidates=8, taught=4, sigma=10.0)
+
+
+def pictures(count, seed=0):
+    """Five dots, each of its own colour, scattered on white."""
+    rng = np.random.default_rng(seed)
+    found = np.full((count, SIDE, SIDE, 3), 255, np.uint8)
+    y, x = np.mgrid[:SIDE, :SIDE]
+    places = np.zeros((count, len(COLOURS), 2))
+    for i in range(count):
+        cells = rng.permutation(9)[: len(COLOURS)]
+        for dot, cell in enumerate(cells):
+            cx, cy = 12 + 12 * (cell % 3), 12 + 12 * (cell // 3)
+            found[i][(x - cx) ** 2 + (y - cy) ** 2 <= 16] = COLOURS[dot]
+            places[i, dot] = cx, cy
+    return found, places
+
+
+def attention_of(images, embedding, noise):
+    """Each pixel looks for tokens of its own colour; a little noise."""
+    small = functional.interpolate(images, size=(MAP, MAP), mode="area")
+    centred = 6 * (small - 0.55) + 0.02 * noise[:, :3]
+    features = torch.cat((centred, centred.square(), torch.ones_like(centred[:, :2])), 1)
+    logits = torch.einsum("bchw,nc->bnhw", features.to(embedding), embedding)
+    return torch.softmax(logits, 1)
+
+
+def make_task(settings=SETTINGS, count=20, seed=0):
+    crops, _ = pictures(count)
+    val, _ = pictures(6, seed=50)
+    task = TokenTask(
+        Tokens(settings.num_tokens, 8, seed), attention_of, crops, val, settings, (3, MAP, MAP)
+    )
+    return task
+
+
+def batch_of(task, count=4):
+    drawn = [task.sample(i, np.random.default_rng([9, i])) for i in range(count)]
+    return {name: torch.from_numpy(np.stack([item[name] for item in drawn])) for name in drawn[0]}
+
+
+def loss_by_loops(found, moved, thetas, settings):
+    """One image and one candidate at a time."""
+    sigma = settings.sigma_of(found.shape[-1])
+    sharp, same = [], []
+    for maps, copies, theta in zip(found, moved, thetas):
+        scores = []
+        for token in range(len(maps)):
+            target = token_maps.gaussians(token_maps.peaks(maps[token]), *maps[token].shape, sigma)
+            target = target / target.sum()
+            share = torch.softmax(maps[token].flatten(), 0).reshape(maps[token].shape)
+            scores.append(float((target * (target.clamp_min(1e-38).log() - share.log())).sum().detach()))
+        best = np.argsort(scores, kind="stable")[: settings.candidates]
+        points = torch.stack([token_maps.peaks(copies[token]) for token in best])
+        for token in best[token_maps.furthest_points(points, settings.taught).numpy()]:
+            target = token_maps.gaussians(token_maps.peaks(maps[token].detach()), *maps[token].shape, sigma)
+            sharp.append((maps[token] - target).square().mean())
+            back, seen = restore(copies[token][None, None], theta[None])
+            difference = (maps[token] - back[0, 0]).square()
+            same.append(difference[seen[0]].mean() if settings.masked else difference.mean())
+    return settings.sharpen * torch.stack(sharp).mean() + settings.equivariance * torch.stack(same).mean()
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_the_loss_is_that_of_loops(masked):
+    settings = TokenSettings(num_tokens=16, candidates=8, taught=4, sigma=10.0, masked=masked)
+    task = make_task(settings)
+    batch, gradients = batch_of(task), []
+    for compute in (token_loss, loss_by_loops):
+        embedding = task.model.embedding.detach().double().clone().requires_grad_()
+        found = compute(*task.maps_of(batch, embedding), batch["theta"].double(), settings)
+        loss = found[0] if isinstance(found, tuple) else found
+        loss.backward()
+        gradients.append((float(loss.detach()), embedding.grad))
+    assert gradients[0][0] == pytest.approx(gradients[1][0], rel=1e-9)
+    torch.testing.assert_close(gradients[0][1], gradients[1][1], rtol=1e-7, atol=1e-9)
+    assert gradients[0][1].abs().sum() > 0
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_a_batch_in_parts_has_the_same_gradient(chunk):
+    found = []
+    for size in (None, chunk):
+        task = make_task(TokenSettings(num_tokens=16, candidates=8, taught=4, sigma=10.0, chunk=size))
+        loss, terms = task.loss(batch_of(task), 0)
+        loss.backward()
+        found.append((float(loss.detach()), terms, task.model.embedding.grad))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    assert found[0][1] == pytest.approx(found[1][1], rel=1e-5)
+    torch.testing.assert_close(found[0][2], found[1][2], rtol=1e-4, atol=1e-5)
+
+
+def test_tokens_learn_to_stay_on_what_they_see():
+    """After training, kept tokens peak on a dot, the same colour's in every picture."""
+    task = make_task(TokenSettings(16, candidates=8, taught=4, sigma=10.0, equivariance=100.0), count=40)
+    before = task.evaluate()
+    torch.manual_seed(0)
+    for step in range(60):
+        rng = np.random.default_rng([3, step])
+        drawn = [task.sample(int(rng.integers(40)), rng) for _ in range(4)]
+        batch = {n: torch.from_numpy(np.stack([item[n] for item in drawn])) for n in drawn[0]}
+        for group in task.optimizer.param_groups:
+            group["lr"] = 0.02
+        loss, _ = task.loss(batch, step)
+        task.optimizer.zero_grad()
+        loss.backward()
+        task.optimizer.step()
+    after = task.evaluate()
+    assert after["loss"] < 0.7 * before["loss"] and after["stray"] < before["stray"]
+    crops, places = pictures(12, seed=70)
+    index, times = learning.most_chosen(task, crops, 3, images=12)
+    assert times.sum() == 12 * SETTINGS.taught and len(set(index.tolist())) == 3
+    noise = torch.zeros(12, 3, MAP, MAP)
+    found = attention_of(
+        learning.as_images(torch.from_numpy(crops)), task.model.embedding[index].detach(), noise
+    )
+    xy = (token_maps.weighted_peaks(found) * SIDE / MAP).numpy()
+    distance = np.linalg.norm(xy[:, :, None] - places[:, None], axis=-1)  # picture, token, dot
+    for token in range(3):
+        assert np.bincount(distance[:, token].argmin(-1)).max() >= 10
+    assert np.median(distance.min(-1)) < 3
+
+
+def test_views_are_averaged_where_they_show_a_place():
+    """A model that gives brightness back: the average is the picture."""
+
+    def bright(images, embedding, noise):
+        return functional.interpolate(images, size=(MAP, MAP), mode="area")[:, :1].repeat(1, 2, 1, 1)
+
+    blob = token_maps.gaussians(torch.tensor([[22.7, 27.3]]), SIDE, SIDE, sigma=6)[None].repeat(1, 3, 1, 1)
+    rng = np.random.default_rng(0)
+    thetas = [random_warp(WarpRanges(), rng) for _ in range(8)]
+    noise = torch.zeros(8, 1, 3, MAP, MAP)
+    average = learning.average_attention(bright, blob, torch.zeros(2, 8), noise, thetas, fill=0.0)
+    plain = bright(blob, None, None)
+    assert average.shape == (1, 2, MAP, MAP)
+    assert float((average - plain).abs().max()) < 0.06
+    torch.testing.assert_close(token_maps.peaks(average), token_maps.peaks(plain))
+
+
+def test_too_few_tokens_were_ever_chosen():
+    task = make_task()
+    crops, _ = pictures(1)
+    with pytest.raises(
+        UserError, match="expected at least 9 tokens that are chosen in some image; found 4"
+    ):
+        learning.most_chosen(task, crops, 9)
+    with pytest.raises(UserError, match="2 <= --taught <= --candidates <= --num_tokens; found 10, 25, 20"):
+        TokenSettings(num_tokens=20)

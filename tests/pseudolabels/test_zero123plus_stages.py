@@ -1,0 +1,372 @@
+"""From crops to named keypoints by commands, with a tiny diffusion model of random weights."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pose_world import KEYPOINTS, SKELETON, make_world
+from torch.nn import functional
+
+from wildshape.cli import main as command
+from wildshape.errors import UserError
+from wildshape.formats.masks import encode_mask
+from wildshape.records import AnimalRecords
+from wildshape.stage import Provenance, publish
+from wildshape.status import examine
+from wildshape.status import steps as status_steps
+from wildshape.tables import Table, read_table, write_table
+
+pytest.importorskip("diffusers", reason="needs the extra diffusion")
+
+from prepare_data import data_selection
+from pseudolabels import generate_pl, train_tokens
+from pseudolabels.zero123plus import naming
+from pseudolabels.zero123plus.crops import matted_crop, read_crops, unit_affine
+from pseudolabels.zero123plus.points import PointFinder, PointPseudoLabels
+from pseudolabels.zero123plus.small_model import SmallConfig, build_pipeline, save_half
+from pseudolabels.zero123plus.token_file import TokenFile
+
+SIZES = SmallConfig(
+    view_size=16, vae_channels=(8, 8), unet_channels=(16, 16), heads=(2, 2), middle_layers=1, width=24,
+    layers=1, groups=4,
+)  # fmt: skip
+SMALL = {
+    "category": "cow", "steps": 4, "batch_size": 2, "num_tokens": 12, "candidates": 8, "taught": 4,
+    "keep": 3, "side": 16, "layers": 2, "eval_every": 2, "log_every": 1, "device": "cpu", "chunk": 2,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Two models of other weights."""
+    root = tmp_path_factory.mktemp("models")
+    for seed in (0, 1):
+        save_half(build_pipeline(SIZES, ["cow"], seed), root / str(seed))
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(folders, tmp_path_factory):
+    """The checkpoint's folder of a short training."""
+    workspace = small_world(tmp_path_factory.mktemp("trained"))
+    train_tokens.run(training(folders), workspace)
+    return workspace.checkpoint_dir("zero123plus")
+
+
+@pytest.fixture
+def world(tmp_path):
+    return small_world(tmp_path)
+
+
+@pytest.fixture
+def learnt(world, trained):
+    """A world whose tokens are learnt."""
+    shutil.copytree(trained, world.checkpoint_dir("zero123plus"))
+    return world
+
+
+def small_world(root):
+    return make_world(root, splits=(("train", 5), ("val", 2), ("test", 1)), web=(1, 2, 1, 2))
+
+
+def training(folders, **changes):
+    return train_tokens.Config(**{**SMALL, "model": str(folders / "0"), **changes})
+
+
+def predicting(**changes):
+    return generate_pl.Config(**{"category": "cow", "views": 1, "device": "cpu", **changes})
+
+
+def add_masks(workspace, count, name="instances"):
+    """Ellipses in the first boxes."""
+    table = workspace.load(name)
+    masks = []
+    for i, box in enumerate(table["box_xyxy"]):
+        mask = np.zeros((90, 200), np.uint8)
+        centre, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2
+        axes = tuple(int(v) for v in half)
+        cv2.ellipse(mask, tuple(int(v) for v in centre), axes, 0, 0, 360, 1, -1)
+        images = dict(zip(workspace.load("images")["image_id"], workspace.load("images")["width"]))
+        masks.append(encode_mask(mask[:, : images[table["image_id"][i]]]) if i < count else None)
+    write_table(table.with_columns(mask_rle=masks), workspace.table_path(name))
+
+
+def points_of(workspace, source="zero123plus_points"):
+    return read_table(workspace.keypoints_path(source), "keypoints")
+
+
+# Crops
+
+
+def test_a_matted_crop_is_white_outside_the_animal():
+    image = np.full((60, 80, 3), 90, np.uint8)
+    mask = np.zeros((60, 80), np.uint8)
+    mask[20:40, 30:60] = 1
+    box = np.array([29.5, 19.5, 59.5, 39.5])
+    crop, affine = matted_crop(image, box, 72, mask)  # side 36: two pixels to one
+    inside, outside = affine.apply([[31, 21], [58, 38]]), affine.apply([[44, 15], [44, 44], [70, 30]])
+    for x, y in np.rint(inside).astype(int):
+        assert (crop[y, x] == 90).all()
+    assert all((crop[int(round(y)), int(min(x, 71))] == 255).all() for x, y in outside)
+    plain, same = matted_crop(image, box, 72)
+    assert (plain[36] == 90).all() and (same.matrix == affine.matrix).all()
+    np.testing.assert_allclose(
+        unit_affine(box).apply(box.reshape(2, 2)), [[1 / 12, 2 / 9], [11 / 12, 7 / 9]]
+    )
+    with pytest.raises(ValueError, match="expected a mask"):
+        matted_crop(image, box, 72, mask[:-1])
+
+
+def test_crops_of_a_table_say_what_is_matted_and_what_is_left_out(world):
+    add_masks(world, 2)
+    table = world.load("instances")
+    paths = dict(zip(world.load("images")["image_id"], world.load("images")["path"]))
+    files = {image: world.image_file(path) for image, path in paths.items()}
+    gone = table["image_id"][-1]
+    del files[gone]
+    crops = read_crops(table, files, 16)
+    assert crops.matted.tolist() == [True, True, False, False] and crops.crops.shape == (4, 16, 16, 3)
+    assert [name for name, _ in crops.skipped] == table["instance_id"][-2:].tolist()
+    assert (crops.crops[0, 0] == 255).all() and not (crops.crops[3, 8] == 255).all()
+
+
+# Points
+
+
+class Darkness:
+    """Attention where a picture is dark; a second token looks where it is not."""
+
+    device = torch.device("cpu")
+    reading = SimpleNamespace(side=64)
+
+    def noise_shape(self, size):
+        return 1, 4, 4
+
+    def attention(self, images, embedding, noise):
+        dark = functional.interpolate(1 - images.mean(1, keepdim=True), size=(64, 64), mode="area")
+        return torch.cat((1 - dark, dark), 1)
+
+
+@pytest.mark.parametrize("views", [0, 6])
+def test_points_are_where_they_are_seen_in_the_photo(tmp_path, views):
+    """A dot's centre comes back in image pixels, from a box that is neither square nor whole."""
+    dot, (y, x) = np.array([57.3, 41.8]), np.mgrid[:100, :140]
+    dark = np.exp(-((x - dot[0]) ** 2 + (y - dot[1]) ** 2) / (2 * 2.0**2))
+    cv2.imwrite(str(tmp_path / "dot.png"), np.rint(255 * (1 - dark)).astype(np.uint8))
+    tokens = TokenFile(torch.zeros(2, 3), torch.tensor([1]), torch.zeros(2), {"image_size": 64})
+    stage = PointPseudoLabels(PointFinder(Darkness(), tokens, views), {"i": tmp_path / "dot.png"})
+    row = {
+        "instance_id": "a", "image_id": "i", "mask_rle": None,
+        "box_xyxy": np.array([20.2, 11.7, 95.4, 70.1]),
+    }  # fmt: skip
+    lost = {**row, "instance_id": "b", "image_id": "none"}
+    prepared = [stage.prepare(row), stage.prepare(lost)]
+    columns = stage({name: np.array([item[name] for item in prepared]) for name in prepared[0]})
+    assert columns["instance_id"].tolist() == ["a"] and stage.problem(lost) == "no file of image none"
+    np.testing.assert_allclose(columns["xy"][0, 0], dot, atol=0.35)
+    assert columns["confidence"][0, 0] > 0.6
+    nothing = stage({name: np.array([prepared[1][name]]) for name in prepared[1]})
+    assert nothing["xy"].shape == (0, 1, 2)
+
+
+# Names
+
+
+def labelled(count, rng, frame):
+    """Animals whose keypoints follow from four points; turned at will if that frame is the points'."""
+    base = np.array([[0.0, 0.0], [3.0, 0.4], [0.5, 1.0], [2.5, 1.3]])
+    template = rng.uniform(0, 3, (KEYPOINTS, 2))
+    xy, points = [], []
+    for _ in range(count):
+        angle = rng.uniform(-np.pi, np.pi) if frame == "points" else 0.0
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        scale, shift = rng.uniform(8, 12), rng.uniform(60, 70, 2)
+        points.append((base * scale) @ turn.T + shift)
+        xy.append((template * scale) @ turn.T + shift)
+    records = AnimalRecords(
+        tuple(f"a{i}" for i in range(count)), (None,) * count, np.tile([10.0, 10, 110, 100], (count, 1)),
+        np.array(xy), np.ones((count, KEYPOINTS)), np.full((count, 7), np.nan),
+    )  # fmt: skip
+    return records, np.array(points)
+
+
+@pytest.mark.parametrize("frame", ["box", "points"])
+def test_the_better_frame_is_taken_and_tells_how_sure_it_is(frame):
+    records, points = labelled(14, np.random.default_rng(3), frame)
+    if frame == "box":
+        points = points + np.random.default_rng(1).normal(0, 0.01, points.shape)
+    records.weight[:, 2] = 0
+    unit = naming.to_unit(points, records.box_xyxy)
+    regressor, errors = naming.choose_regressor(unit, records)
+    assert set(errors) == {"box", "points"}
+    assert regressor.frame == min(errors, key=errors.get)
+    if frame == "points":
+        assert regressor.frame == "points" and errors["points"] < 0.1 * errors["box"]
+    xy, confidence = naming.named(regressor, points, np.full((14, 4), 0.5), records.box_xyxy)
+    known = np.arange(KEYPOINTS) != 2
+    np.testing.assert_allclose(xy[:, known], records.xy[:, known], atol=1.5)
+    assert (confidence[:, 2] == 0).all() and (confidence[:, known] > 0.4).all() and confidence.max() <= 0.5
+    facts = naming.measure(regressor, unit, records, naming.mean_position(records))
+    assert facts["pck@0.1"] == 1 and facts["error_percent"] < 2
+    assert naming.choose_regressor(unit, records, "box")[0].frame == "box"
+
+
+# Commands
+
+
+def test_from_crops_to_named_keypoints(world, folders, capsys):
+    add_masks(world, 3)
+    metrics = train_tokens.run(training(folders), world)
+    folder = world.checkpoint_dir("zero123plus")
+    tokens = TokenFile.load(folder / "tokens.pt")
+    assert tokens.embedding.shape == (12, 24) and tokens.kept.tolist() == metrics["kept"]
+    assert metrics["finished"] and metrics["crops"] == 6 and metrics["matted"] == 3
+    curve = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in curve if "sharpening" in line] == [1, 2, 3, 4]
+    assert sum("val_loss" in line for line in curve) == 2
+    assert "3 of 6 crops are matted; on others the background shows: expect less" in capsys.readouterr().out
+
+    facts = generate_pl.run(predicting(), world)
+    points, named = points_of(world), points_of(world, "zero123plus")
+    instances = world.load("instances")
+    assert points.meta["skeleton"] == "points3" and named.meta["skeleton"] == SKELETON.name
+    for table, count in ((points, 3), (named, KEYPOINTS)):
+        assert table["instance_id"].tolist() == instances["instance_id"].tolist()
+        assert table["xy"].shape == (6, count, 2)
+        assert (table["confidence"] >= 0).all() and (table["confidence"] <= 1).all()
+    unit = naming.to_unit(points["xy"], instances["box_xyxy"])
+    assert (unit > 0).all() and (unit < 1).all()
+    assert facts["labelled"] == 5 and facts["val"]["animals"] == 2 and 0 <= facts["val"]["pck@0.1"] <= 1
+    assert set(points_of(world, "zero123plus_labelled")["instance_id"]).isdisjoint(
+        world.load("labels")["instance_id"][world.load("labels")["split"] == "test"]
+    )
+    assert json.loads(world.metrics_path("keypoints_zero123plus").read_text())["frame"] == facts["frame"]
+    assert "6 of 6 animals, mean peak mass" in capsys.readouterr().out
+
+    with Image.open(world.root / facts["picture"]) as picture:
+        assert picture.size[0] > 6 * 192 and picture.size[1] > 2 * 192
+
+    shown = {step.title: examine(world, step).state for step in status_steps(world)}
+    assert shown["tokens"] == "done" and shown["their points"] == "done"
+
+    # As the second opinion of CF-CM.
+    publish(named.with_columns(xy=named["xy"] + 1), world.keypoints_path("pose"), Provenance("test"))
+    config = data_selection.Config(category="cow", filter="cf_cm", aux="zero123plus", selection_num=4)
+    assert data_selection.run(config, world)["selection"].endswith("cf_cm_zero123plus_4.parquet")
+
+    # Another number of batches is the same work; another number of points asks first.
+    before = world.keypoints_path("zero123plus").stat().st_mtime_ns
+    again = generate_pl.run(predicting(batch_size=4, vis_num=0), world)
+    assert world.keypoints_path("zero123plus").stat().st_mtime_ns == before and "picture" not in again
+    train_tokens.run(training(folders, keep=4), world)
+    assert len(TokenFile.load(folder / "tokens.pt").kept) == 4
+    torch.testing.assert_close(TokenFile.load(folder / "tokens.pt").embedding, tokens.embedding)
+    with pytest.raises(UserError, match=r"tokens.pt has changed since.*--overwrite"):
+        generate_pl.run(predicting(), world)
+
+
+def test_points_do_not_depend_on_the_batch(learnt):
+    stage = generate_pl.make_stage(learnt, predicting(views=2))
+    paths = stage.reader.paths
+    crops = read_crops(learnt.load("instances"), paths, stage.finder.image_size).crops[:4]
+    together = stage.finder(crops)
+    alone = [stage.finder(crops[i : i + 1]) for i in range(4)]
+    np.testing.assert_allclose(np.concatenate([xy for xy, _ in alone]), together[0], atol=1e-4)
+    np.testing.assert_allclose(np.concatenate([mass for _, mass in alone]), together[1], atol=1e-5)
+
+
+def test_a_stopped_training_ends_as_one_that_was_not(world, folders, trained):
+    whole = TokenFile.load(trained / "tokens.pt")
+    stopped = train_tokens.run(training(folders, time_limit=1e-9), world)
+    assert stopped["steps"] == 1 and not stopped["finished"]
+    assert train_tokens.run(training(folders), world)["finished"]
+    resumed = TokenFile.load(world.checkpoint_dir("zero123plus") / "tokens.pt")
+    torch.testing.assert_close(resumed.embedding, whole.embedding, rtol=0, atol=0)
+    assert resumed.kept.tolist() == whole.kept.tolist()
+
+
+def test_without_labels_the_points_are_written_and_have_no_names(learnt, capsys):
+    for name in ("labels", "labelled_images"):
+        learnt.table_path(name).unlink()
+    facts = generate_pl.run(predicting(), learnt)
+    assert len(points_of(learnt)) == 6 and not learnt.keypoints_path("zero123plus").exists()
+    text = "keypoints/zero123plus: not made, the points have no names: no labelled photos; run: wildshape"
+    assert text in capsys.readouterr().out and facts["why"].startswith("no labelled photos")
+
+
+def test_without_detected_animals_the_labelled_ones_teach(world, folders, capsys):
+    world.table_path("instances").unlink()
+    metrics = train_tokens.run(training(folders), world)
+    assert metrics["crops_from"] == "labelled animals" and metrics["crops"] == 5
+    out = capsys.readouterr().out
+    assert "no detected animals outside the labelled photos" in out
+    assert "0 of 5 crops are matted" in out and "save_masks.py --category cow --labelled" in out
+
+
+def test_what_cannot_be_trained_on_is_said(world, folders):
+    with pytest.raises(UserError, match="--dtype float16: expected float32; with less precision"):
+        train_tokens.run(training(folders, dtype="float16"), world)
+    with pytest.raises(UserError, match="--model: expected small, a folder or a repository"):
+        train_tokens.run(training(folders, model=str(folders)), world)
+    with pytest.raises(UserError, match="crops of at least 2 pixels, one of the model's latents; found 1"):
+        train_tokens.run(training(folders, image_size=1), world)
+    with pytest.raises(
+        UserError, match="at least 7 crops of cow, a batch and one .*found 6 detected animals"
+    ):
+        train_tokens.run(training(folders, batch_size=6), world)
+    with pytest.raises(UserError, match="--keep: expected at most --num_tokens 12; found 13"):
+        training(folders, keep=13)
+    with pytest.raises(UserError, match="--max_images: expected at least 3; found 2"):
+        training(folders, max_images=2)
+    with pytest.raises(UserError, match="--candidates <= --num_tokens; found 4, 25, 12"):
+        training(folders, candidates=25)
+    for name in ("instances", "labels"):
+        world.table_path(name).unlink()
+    with pytest.raises(
+        UserError, match="tokens-train needs .*instances.* run: python prepare_data/save_boxes"
+    ):
+        train_tokens.run(training(folders), world)
+
+
+def test_tokens_of_another_model_are_refused(learnt, folders):
+    with pytest.raises(
+        UserError, match="expected the one that the tokens were learnt with, .*0 .*found .*1 "
+    ):
+        generate_pl.run(predicting(model=str(folders / "1")), learnt)
+    with pytest.raises(UserError, match=r"other settings \(.*unet=.* then, .* now\); add --overwrite"):
+        train_tokens.run(training(folders, model=str(folders / "1")), learnt)
+    with pytest.raises(UserError, match="--views: expected 0 or more; found -1"):
+        generate_pl.run(predicting(views=-1), learnt)
+    path = learnt.checkpoint_dir("zero123plus") / "tokens.pt"
+    (path.parent / "best.pt").rename(path)
+    with pytest.raises(UserError, match="expected a token file in .*; found no 'embedding'"):
+        generate_pl.run(predicting(), learnt)
+
+
+def test_the_commands_are_there(world, capsys):
+    root = ["--category", "cow", "--data-root", str(world.root)]
+    assert command(["tokens-generate-pl", *root]) == 2
+    assert "run: python pseudolabels/train_tokens.py --category cow" in capsys.readouterr().err
+    assert command(["tokens-train", *root, "--dtype", "float16"]) == 2
+    assert "--dtype float16: expected float32" in capsys.readouterr().err
+
+
+def test_points_are_no_keypoints_of_the_skeleton(world):
+    columns = {
+        "instance_id": ["a"],
+        "transform": ["none"],
+        "xy": np.zeros((1, 3, 2)),
+        "confidence": np.ones((1, 3)),
+    }
+    publish(
+        Table("keypoints", columns, {"skeleton": "points3"}), world.keypoints_path("pose"), Provenance("t")
+    )
+    with pytest.raises(UserError, match="points3"):
+        from wildshape.training_data import web
+
+        web(world, "pose", None, None)
