@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import acsm_arms, acsm_masks, pseudo_labels, real_cows
+from benchmarks import acsm_arms, acsm_masks, pseudo_labels, real_cows, real_cows_settings
 from wildshape.workspace import Workspace
 
 
@@ -120,3 +120,15 @@ def test_the_change_of_an_arm_and_its_speed(tmp_path):
     rows = [json.dumps({"step": step, "seconds": seconds, name: 1.0}) for step, seconds, name in lines]
     (folder / "metrics.jsonl").write_text("\n".join(rows))
     assert acsm_arms.steps_per_second(workspace, "compile") == 25.0
+
+
+def test_settings_that_help_in_most_divisions_are_combined():
+    found = {
+        "as_in_the_run": [{"auc": auc} for auc in (60.0, 62.0, 61.0)],
+        "three_times_the_steps": [{"auc": auc} for auc in (61.0, 63.0, 60.5)],
+        # A higher mean by one division alone is chance.
+        "eight_cameras": [{"auc": auc} for auc in (70.0, 61.0, 60.0)],
+        "parts_move": [{"auc": auc} for auc in (60.5, 62.5, 50.0)],
+        "half_labels": [{"auc": auc} for auc in (60.1, 62.1, 61.1)],
+    }
+    assert real_cows_settings.combined(found) == {"steps": 7500, "label_share": 0.5}
