@@ -20,7 +20,7 @@ from acsm.arms import load_arm
 from acsm.crops import WHITE
 from acsm.predict import ShapePredictor
 from wildshape.cli import CommonConfig, say, script_main
-from wildshape.crops import image_paths, instance_problem, read_image
+from wildshape.crops import ImageReader, image_paths, instance_problem
 from wildshape.engine import EngineOptions
 from wildshape.geometry import warp_crop
 from wildshape.stage import MapOptions, MapStage, Provenance, input_hashes, run_map, run_reduce
@@ -57,12 +57,7 @@ class ShapePseudoLabels(MapStage):
     def __init__(self, predictor: ShapePredictor, paths: Mapping[str, Path]) -> None:
         self.predictor = predictor
         self.paths = paths
-        self._last: tuple[Path, np.ndarray] | None = None
-
-    def _image(self, path: Path) -> np.ndarray:
-        if self._last is None or self._last[0] != path:
-            self._last = (path, read_image(path))
-        return self._last[1]
+        self._image = ImageReader()
 
     def problem(self, row: Mapping[str, Any]) -> str | None:
         """Why a row gives nothing, or None."""

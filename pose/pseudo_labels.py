@@ -1,7 +1,6 @@
 """The Map stage that predicts the keypoints of every detected animal."""
 
 import os
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +12,7 @@ import numpy as np
 
 from pose.predict import PosePredictor
 from wildshape.cli import say
-from wildshape.crops import image_paths, instance_problem, read_image
+from wildshape.crops import ImageReader, image_paths, instance_problem
 from wildshape.engine import EngineOptions
 from wildshape.errors import UserError
 from wildshape.geometry import warp_crop
@@ -34,7 +33,6 @@ TRANSFORMS: Mapping[str, Mapping[str, float]] = {
     "rot_10": {"rotation_deg": 10.0},
     "rot_20": {"rotation_deg": 20.0},
 }
-_KEPT_IMAGES = 8
 
 
 def model_name(is_aux: bool, arm: str | None = None) -> str:
@@ -97,14 +95,7 @@ class PosePseudoLabels(MapStage):
         self.predictor = predictor
         self.paths = paths
         self.transforms = tuple(transforms)
-        self._images: OrderedDict[Path, np.ndarray] = OrderedDict()
-
-    def _image(self, path: Path) -> np.ndarray:
-        if path not in self._images:
-            if len(self._images) >= _KEPT_IMAGES:
-                self._images.popitem(last=False)
-            self._images[path] = read_image(path)
-        return self._images[path]
+        self._image = ImageReader()
 
     def problem(self, row: Mapping[str, Any]) -> str | None:
         """Why a row gives nothing, or None if it does give keypoints."""

@@ -72,6 +72,30 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     return decode_image(data, str(path))
 
 
+class ImageReader:
+    """`read_image` that remembers: rows of one image that stand close together decode it once.
+
+    Args:
+        kept: how many images are remembered, the oldest going first.
+    """
+
+    def __init__(self, kept: int = 8) -> None:
+        self._images: dict[Path, np.ndarray] = {}
+        self._kept = kept
+
+    def __call__(self, path: Path) -> np.ndarray:
+        """RGB uint8 [H, W, 3], not to be written to.
+
+        Raises:
+            ImageError: as `read_image`.
+        """
+        if path not in self._images:
+            if len(self._images) >= self._kept:
+                del self._images[next(iter(self._images))]
+            self._images[path] = read_image(path)
+        return self._images[path]
+
+
 def image_paths(images: Table | Sequence[Table], workspace: Workspace) -> dict[str, Path]:
     """File of every image that has one, by image id."""
     tables = [images] if isinstance(images, Table) else images

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from wildshape.crops import instance_problem, read_image
+from wildshape.crops import ImageReader, instance_problem
 from wildshape.files import sha256_bytes
 from wildshape.formats.masks import decode_mask
 from wildshape.geometry import Affine2D, crop_affine, warp_crop
@@ -104,12 +104,7 @@ class CropReader:
 
     def __init__(self, paths: Mapping[str, Path], size: int) -> None:
         self.paths, self.size = paths, size
-        self._last: tuple[Path, np.ndarray] | None = None
-
-    def _image(self, path: Path) -> np.ndarray:
-        if self._last is None or self._last[0] != path:
-            self._last = (path, read_image(path))
-        return self._last[1]
+        self._image = ImageReader()
 
     def problem(self, row: Mapping[str, Any]) -> str | None:
         """Why a row of an instances or labels table has no crop, or None."""

@@ -3,11 +3,11 @@ import pytest
 import torch
 from pose_world import SKELETON, make_world
 
-import pose
 from pose import generate_pl, generate_pl_mt
 from pose.model import PoseNet
 from pose.predict import PosePredictor
 from pose.pseudo_labels import TRANSFORMS, PosePseudoLabels
+from wildshape import crops as crops_module
 from wildshape.crops import image_paths, read_image
 from wildshape.errors import UserError
 from wildshape.geometry import warp_crop
@@ -47,7 +47,7 @@ def config(**changes):
 
 
 def predicted(world, **options):
-    predictor = pose.PosePredictor.from_checkpoint(
+    predictor = PosePredictor.from_checkpoint(
         world.checkpoint_dir("pose") / "best.pt", device="cpu", **options
     )
     instances = world.load("instances")
@@ -133,10 +133,8 @@ def test_mt_has_seven_rows_an_instance_and_begins_with_none(world):
 
 def test_one_decode_an_image(world, monkeypatch):
     read = []
-    original = pose.pseudo_labels.read_image
-    monkeypatch.setattr(
-        pose.pseudo_labels, "read_image", lambda path: read.append(path.name) or original(path)
-    )
+    original = crops_module.read_image
+    monkeypatch.setattr(crops_module, "read_image", lambda path: read.append(path.name) or original(path))
     options = {"category": "cow", "device": "cpu", "num_workers": 0, "batch_size": 2}
     generate_pl_mt.run(generate_pl_mt.Config(**options), world)
     assert read == ["web0.jpg", "web1.jpg", "web2.jpg", "web3.jpg"]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wildshape.crops import ImageError, decode_image, image_paths, read_image
+from wildshape.crops import ImageError, ImageReader, decode_image, image_paths, read_image
 from wildshape.tables import Table
 
 # Left half red, right half blue, so that turns and swapped channels show.
@@ -99,3 +99,16 @@ def test_image_paths_join_tables_and_leave_out_what_has_no_file(workspace):
         "b": "/photos/b.jpg",
     }
     assert image_paths(own, workspace).keys() == {"b"}
+
+
+def test_an_image_is_remembered_until_others_come(tmp_path):
+    paths = [tmp_path / f"{number}.jpg" for number in range(3)]
+    for path in paths:
+        path.write_bytes(encoded())
+    read = ImageReader(kept=2)
+    first = read(paths[0])
+    assert read(paths[0]) is first
+    read(paths[1])
+    assert read(paths[0]) is first
+    read(paths[2])  # the oldest goes
+    assert read(paths[0]) is not first
