@@ -24,7 +24,7 @@ from benchmarks.machine import save
 from benchmarks.real_cows import OTHERS, STEPS
 from wildshape.cli import say
 from wildshape.metrics import paired_change
-from wildshape.run import SIZES
+from wildshape.sizes import SIZES
 from wildshape.workspace import Workspace
 
 RUN, FILTER = "pretrained", "cf_cm"

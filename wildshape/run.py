@@ -19,58 +19,12 @@ from wildshape.engine import EngineOptions
 from wildshape.errors import UserError
 from wildshape.files import read_json, write_json
 from wildshape.monitor import MonitorOptions
+from wildshape.sizes import SIZES, Sizes
 from wildshape.training_data import labelled_image_ids
 from wildshape.workspace import Workspace
 
 CRITERIA = ("kpconf", "cf_mt", "cf_cm", "cf_cm2")
 ENCODER_LR = 3e-4
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Sizes of the networks and lengths of the trainings.
-
-    Attributes:
-        backbone: ResNet of the pose network.
-        aux_backbone: ResNet of the second pose network, with which CF-CM compares.
-        head_channels: Width of the pose networks' heads.
-        pose_image_size: Side of their square input, in pixels.
-        pose_steps: Optimiser steps of the pose network.
-        aux_steps: Those of the second one, which need only be good enough to disagree.
-        pose_batch_size: Their items a step.
-        encoder_steps: Optimiser steps for which each arm's encoder goes on learning keypoints from the
-            arm's animals, before it is left as it is; 0: it stays as the pose network left it.
-        acsm_image_size: Side of ACSM's square input, in pixels.
-        acsm_steps: Its optimiser steps, the same in every arm.
-        acsm_batch_size: Its items a step.
-        acsm_lr: Its learning rate.
-        acsm_freeze: Whether its ResNet is left as it is.
-        selection_num: Pseudo-labels that a criterion keeps.
-    """
-
-    backbone: str
-    aux_backbone: str
-    head_channels: int
-    pose_image_size: int
-    pose_steps: int
-    aux_steps: int
-    pose_batch_size: int
-    encoder_steps: int
-    acsm_image_size: int
-    acsm_steps: int
-    acsm_batch_size: int
-    acsm_lr: float
-    acsm_freeze: bool
-    selection_num: int
-
-
-SIZES = {
-    "full": Sizes(
-        "resnet50", "resnet34", 256, 256, 10_000, 10_000, 32, 0, 256, 20_000, 12, 5e-4, False, 1000
-    ),
-    "cpu": Sizes("resnet18", "resnet18", 64, 128, 700, 500, 16, 250, 128, 2000, 48, 7e-4, True, 500),
-    "miniature": Sizes("resnet18", "resnet18", 16, 64, 6, 6, 8, 4, 64, 6, 8, 5e-4, True, 10),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
