@@ -34,6 +34,8 @@ class Config:
     """Show the traceback of an error."""
     miniature: bool = False
     """A tiny world and a few training steps: shows in a minute that everything runs, learns nothing."""
+    tokens: str | None = None
+    """A diffusion model for keypoints without labels, as of `wildshape run`; animals are then cut out."""
     filter: str = "cf_cm"
     """Criterion whose selection the 3D model is trained with."""
     rounds: int = 1
@@ -65,6 +67,8 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     settings = whole.Config(
         **common,
         labels="diorama",
+        segmenter="simulated" if config.tokens else None,
+        tokens=config.tokens,
         filter=config.filter,
         score_threshold=SCORE_THRESHOLD,
         rounds=config.rounds,

@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from wildshape.cli import say
-from wildshape.run import Pipeline, truth_keypoints
+from wildshape.run import TOKENS, Pipeline, truth_keypoints
+from wildshape.tables import write_table
 
 if TYPE_CHECKING:
     from wildshape.run import Config
@@ -40,7 +41,14 @@ class LaterRound(Pipeline):
         """Train, label, select, train and measure; images and boxes are those of the first round."""
         truth_keypoints(self.workspace)
         self.pose()
+        self.tokens()
         self.acsm(with_ceiling)
+
+    def tokens(self) -> None:
+        """Keypoints by tokens stay as they are: neither the labels nor the crops have changed."""
+        if self.config.tokens is not None:
+            found = self.before.load_keypoints(TOKENS)
+            write_table(found, self.workspace.keypoints_path(TOKENS))
 
     def pose_web(self, is_aux: bool) -> dict[str, Any]:
         """The animals selected before, with the network's own keypoints, and its weights to go on from."""

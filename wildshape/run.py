@@ -24,6 +24,7 @@ from wildshape.training_data import labelled_image_ids
 from wildshape.workspace import Workspace
 
 CRITERIA = ("kpconf", "cf_mt", "cf_cm", "cf_cm2")
+TOKENS = "zero123plus"
 ENCODER_LR = 3e-4
 
 
@@ -47,6 +48,11 @@ class Config(MonitorOptions, EngineOptions, CommonConfig):
     """Pairs for the detector, such as MODEL.WEIGHTS FILE."""
     size: Literal["auto", "full", "cpu", "miniature"] = "auto"
     """Sizes of networks and trainings; auto takes full on a CUDA device and cpu elsewhere."""
+    segmenter: str | None = None
+    """As of save-masks: cut the animals out; without it nothing is segmented."""
+    tokens: str | None = None
+    """A diffusion model that finds keypoints without labels (small, a folder, a repository); cf_cm compares
+    with these, too, as --filter cf_cm_zero123plus."""
     filter: str = "cf_cm"
     """Criterion whose selection the 3D model is trained with."""
     selection_num: int | None = None
@@ -196,6 +202,22 @@ class Pipeline:
             opts=self.config.opts,
         )
 
+    def masks(self) -> None:
+        """Cut the animals out, labelled and detected ones."""
+        for labelled in (True, False) if self.config.segmenter else ():
+            which = "labelled" if labelled else "detected"
+            settings = {"segmenter": self.config.segmenter, "labelled": labelled, "opts": ()}
+            self.call(f"segment {which} animals", "prepare_data.save_masks", **settings)
+
+    def tokens(self) -> None:
+        """Learn tokens of a diffusion model, and label every detected animal by them."""
+        if self.config.tokens is None:
+            return
+        steps, seed = self.sizes.token_steps, self.config.seed
+        settings = {"model": self.config.tokens, "steps": steps, "seed": seed}
+        self.call("learn tokens", "pseudolabels.train_tokens", eval_every=max(1, steps // 5), **settings)
+        self.call("label by tokens", "pseudolabels.generate_pl")
+
     def pose(self) -> None:
         """Train both pose networks, measure the first, and label every detected animal."""
         sizes, config = self.sizes, self.config
@@ -267,19 +289,27 @@ class Pipeline:
             **web,
         )
 
+    @property
+    def selections(self) -> dict[str, dict[str, Any]]:
+        """Settings of every selection, by its name."""
+        found: dict[str, dict[str, Any]] = {name: {"filter": name} for name in CRITERIA}
+        if self.config.tokens is not None:
+            found[f"cf_cm_{TOKENS}"] = {"filter": "cf_cm", "aux": TOKENS}
+        return {self.config.filter: {"filter": self.config.filter}} | found
+
     def select(self) -> int:
         """Choose pseudo-labels by every criterion; returns how many each keeps."""
         have = self._candidates()
         count = min(self.sizes.selection_num, have)
         if count < self.sizes.selection_num:
             say(f"   {have} candidates for {self.sizes.selection_num} pseudo-labels: keeping {count}")
-        for criterion in dict.fromkeys((*CRITERIA, self.config.filter)):
+        for name, settings in self.selections.items():
             self.call(
-                f"select by {criterion}",
+                f"select by {name}",
                 "prepare_data.data_selection",
-                filter=criterion,
                 selection_num=count,
                 visualize=True,
+                **settings,
             )
         return count
 
@@ -339,7 +369,9 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         pipeline.images()
     pipeline.boxes(detector)
     with_ceiling = truth_keypoints(workspace)
+    pipeline.masks()
     pipeline.pose()
+    pipeline.tokens()
     pipeline.acsm(with_ceiling)
     pipeline.report()
     timings = dict(pipeline.timings)

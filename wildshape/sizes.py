@@ -25,6 +25,7 @@ class Sizes:
         acsm_lr: Its learning rate.
         acsm_freeze: Whether its ResNet is left as it is.
         selection_num: Pseudo-labels that a criterion keeps.
+        token_steps: Optimiser steps of the tokens of a diffusion model, if one is asked for.
     """
 
     backbone: str
@@ -41,6 +42,7 @@ class Sizes:
     acsm_lr: float
     acsm_freeze: bool
     selection_num: int
+    token_steps: int
 
 
 SIZES = {
@@ -59,6 +61,7 @@ SIZES = {
         acsm_lr=5e-4,
         acsm_freeze=False,
         selection_num=1000,
+        token_steps=500,
     ),
     "cpu": Sizes(
         backbone="resnet18",
@@ -75,6 +78,7 @@ SIZES = {
         acsm_lr=7e-4,
         acsm_freeze=True,
         selection_num=500,
+        token_steps=300,
     ),
     "miniature": Sizes(
         backbone="resnet18",
@@ -91,5 +95,6 @@ SIZES = {
         acsm_lr=5e-4,
         acsm_freeze=True,
         selection_num=10,
+        token_steps=2,
     ),
 }
