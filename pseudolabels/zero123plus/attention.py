@@ -8,15 +8,15 @@ the layer. Nothing of the network is changed: processors are wrapped while a blo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pseudolabels.zero123plus.token_shares import token_shares
 from wildshape.errors import UserError
 
 LARGEST_MAP = 32
@@ -25,6 +25,56 @@ LARGEST_MAP = 32
 
 class _Stop(Exception):
     """Raised when everything that was wanted is recorded."""
+
+
+@dataclass(frozen=True)
+class LayerInput:
+    """What a cross-attention layer is given, and the maps that are wanted of it.
+
+    Attributes:
+        features: [B, h * w, C].
+        tokens: [B, N, D].
+        shape: rows and columns h, w of the layer.
+        size: rows and columns of the maps.
+        kept: indices [M] of the tokens whose maps are wanted; None: all.
+    """
+
+    features: Tensor
+    tokens: Tensor
+    shape: tuple[int, int]
+    size: tuple[int, int]
+    kept: Tensor | None = None
+
+
+def attention_maps(attn: Any, given: LayerInput) -> Tensor:
+    """The attention of one cross-attention layer.
+
+    Upsampling and the projection to queries are both linear, one over places and one over channels: queries
+    are projected at the layer's resolution and upsampled afterwards.
+
+    Args:
+        attn: a diffusers ``Attention``.
+        given: see `LayerInput`.
+
+    Returns:
+        [B, N or M, rows, columns], mean over heads; over all tokens it sums to 1.
+    """
+    features, tokens, shape = given.features, given.tokens, given.shape
+    if attn.norm_cross:
+        tokens = attn.norm_encoder_hidden_states(tokens)
+    if attn.norm_q is not None:  # not linear
+        features, shape = upsampled(features, shape, given.size), given.size
+    query = attn.to_q(features).unflatten(2, (attn.heads, -1)).transpose(1, 2)
+    key = attn.to_k(tokens).unflatten(2, (attn.heads, -1)).transpose(1, 2)
+    if attn.norm_q is not None:
+        query = attn.norm_q(query)
+    if attn.norm_k is not None:
+        key = attn.norm_k(key)
+    return token_shares(query * attn.scale, key, shape, given.size, given.kept)
+
+
+LayerMaps = Callable[[Any, LayerInput], Tensor]
+"""What computes the maps of a layer: `attention_maps`, or its readable twin."""
 
 
 @dataclass
@@ -39,7 +89,9 @@ class Recorder:
         stop: whether to end the run with the last recorded layer; its result is of no use then.
         published: as released, let recorded layers answer from their upsampled queries, shrunk again
             (bicubic): later layers then see slightly other features than the network was trained with.
-        maps: by layer, [B, N, h, w]: mean over heads, for N tokens.
+        kept: indices [M] of the tokens whose maps are wanted; None: all.
+        layer_maps: computes a layer's maps.
+        maps: by layer, [B, N or M, h, w]: mean over heads, for N tokens.
     """
 
     height: int
@@ -48,6 +100,8 @@ class Recorder:
     layers: int = 3
     stop: bool = True
     published: bool = False
+    kept: Tensor | None = None
+    layer_maps: LayerMaps = attention_maps
     maps: list[Tensor] = field(default_factory=list)
 
     @property
@@ -82,11 +136,12 @@ class _Recording:
         if tokens is not None and len(recorder.maps) < recorder.layers:
             shape = recorder.shape_of(hidden_states.shape[1])
             if max(shape) <= LARGEST_MAP:
-                fine = upsampled(hidden_states, shape, recorder.map_size)
-                recorder.maps.append(attention_maps(attn, fine, tokens, recorder.map_size))
+                given = LayerInput(hidden_states, tokens, shape, recorder.map_size, recorder.kept)
+                recorder.maps.append(recorder.layer_maps(attn, given))
                 if recorder.stop and len(recorder.maps) == recorder.layers:
                     raise _Stop
                 if recorder.published:
+                    fine = upsampled(hidden_states, shape, recorder.map_size)
                     answer = self.inner(attn, fine, tokens, attention_mask, **settings)
                     return upsampled(answer, recorder.map_size, shape)
         return self.inner(attn, hidden_states, tokens, attention_mask, **settings)
@@ -99,31 +154,6 @@ def upsampled(features: Tensor, shape: tuple[int, int], size: tuple[int, int]) -
     grid = features.transpose(1, 2).unflatten(2, shape)
     grid = functional.interpolate(grid, size=size, mode="bicubic", align_corners=False)
     return grid.flatten(2).transpose(1, 2)
-
-
-def attention_maps(attn: Any, features: Tensor, tokens: Tensor, size: tuple[int, int]) -> Tensor:
-    """The attention of one cross-attention layer.
-
-    Args:
-        attn: a diffusers ``Attention``.
-        features: its input at the maps' resolution [B, h * w, C].
-        tokens: [B, N, D].
-        size: rows and columns of the maps.
-
-    Returns:
-        [B, N, h, w], mean over heads; over tokens it sums to 1.
-    """
-    if attn.norm_cross:
-        tokens = attn.norm_encoder_hidden_states(tokens)
-    query, key = attn.to_q(features), attn.to_k(tokens)
-    query = query.unflatten(2, (attn.heads, -1)).transpose(1, 2)
-    key = key.unflatten(2, (attn.heads, -1)).transpose(1, 2)
-    if attn.norm_q is not None:
-        query = attn.norm_q(query)
-    if attn.norm_k is not None:
-        key = attn.norm_k(key)
-    share = torch.softmax(query @ key.transpose(-1, -2) * attn.scale, dim=-1).mean(1)
-    return share.transpose(1, 2).unflatten(2, size)
 
 
 def cross_attention_layers(unet: nn.Module) -> list[tuple[str, Any]]:
@@ -186,7 +216,7 @@ def record_attention(
         **settings: further arguments of the UNet.
 
     Returns:
-        [B, N, rows, columns] of `Recorder.map_size`.
+        [B, N or M, rows, columns] of `Recorder.map_size`.
 
     Raises:
         UserError: the UNet has fewer layers of at most `LARGEST_MAP` rows and columns than were asked for.
@@ -199,4 +229,7 @@ def record_attention(
             f"expected {recorder.layers} cross-attention layers of at most {LARGEST_MAP} x {LARGEST_MAP} "
             f"in the up blocks; found {len(recorder.maps)}; ask for fewer layers, or smaller crops"
         )
-    return torch.stack(recorder.maps).mean(0)
+    total = recorder.maps[0]
+    for maps in recorder.maps[1:]:
+        total = total + maps
+    return total / recorder.layers

@@ -16,7 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pseudolabels.zero123plus.attention import Recorder, record_attention, token_width
+from pseudolabels.zero123plus.attention import (
+    LayerMaps,
+    Recorder,
+    attention_maps,
+    record_attention,
+    token_width,
+)
 from wildshape.errors import UserError
 
 PUBLISHED = "sudo-ai/zero123plus-v1.2"
@@ -75,6 +81,7 @@ class AttentionModel:
     Attributes:
         width: of the tokens.
         image_size: side of the pictures that the model was made for.
+        layer_maps: what computes the maps of a layer.
 
     Raises:
         UserError: the UNet has no cross-attention in its up blocks, or a switch is on that it lacks.
@@ -86,6 +93,7 @@ class AttentionModel:
         self.unet, self.vae, self.scheduler = (parts[name] for name in ("unet", "vae", "scheduler"))
         self.pipeline = parts.get("pipeline")
         self.switches, self.reading = switches or Switches(), reading or Reading()
+        self.layer_maps: LayerMaps = attention_maps
         if self.switches.on and self.pipeline is None:
             raise UserError(
                 f"--{self.switches.on[0]}: expected a Zero123Plus model, which has it; found another one"
@@ -118,13 +126,16 @@ class AttentionModel:
         side = image_size // self.factor
         return int(self.unet.config.in_channels), side, side
 
-    def attention(self, images: Tensor, embedding: Tensor, noise: Tensor) -> Tensor:
+    def attention(
+        self, images: Tensor, embedding: Tensor, noise: Tensor, kept: Tensor | None = None
+    ) -> Tensor:
         """Maps [B, N, h, w] of tokens, mean over layers and heads; the gradient flows to the tokens alone.
 
         Args:
             images: [B, 3, S, S] in 0..1.
             embedding: tokens [N, D].
             noise: [B, C, s, s], see `noise_shape`.
+            kept: indices [M] of the tokens whose maps are wanted, [B, M, h, w]; None: all.
         """
         with torch.no_grad():
             latents, reference = self._encode(images)
@@ -133,7 +144,7 @@ class AttentionModel:
         tokens = embedding.expand(len(images), *embedding.shape)
         if self.switches.global_embeddings:
             tokens = tokens + self._global_embeddings(images, len(embedding))
-        found = self._read(noisy, step, tokens, beside)
+        found = self._read((noisy, step), tokens, beside, kept)
         if not self.switches.guidance:
             return found
         without = None
@@ -143,7 +154,7 @@ class AttentionModel:
                 assert nothing is not None
                 without = self._add_noise(nothing, noise)[0]
         plain = embedding.expand(len(images), *embedding.shape)
-        return (found + self._read(noisy, step, plain, without)) / 2
+        return (found + self._read((noisy, step), plain, without, kept)) / 2
 
     def _encode(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Latents as the UNet knows them, and unscaled ones for reference attention if that is on."""
@@ -163,8 +174,10 @@ class AttentionModel:
         noisy = scheduler.add_noise(latents, noise.to(latents), step.reshape(1))
         return scheduler.scale_model_input(noisy, step), step
 
-    def _read(self, noisy: Tensor, step: Tensor, tokens: Tensor, reference: Tensor | None) -> Tensor:
-        reading = self.reading
+    def _read(
+        self, noised: tuple[Tensor, Tensor], tokens: Tensor, reference: Tensor | None, kept: Tensor | None
+    ) -> Tensor:
+        (noisy, step), reading = noised, self.reading
         recorder = Recorder(
             noisy.shape[-2],
             noisy.shape[-1],
@@ -172,6 +185,8 @@ class AttentionModel:
             reading.layers,
             stop=not reading.whole,
             published=reading.published,
+            kept=kept,
+            layer_maps=self.layer_maps,
         )
         if reference is None:
             return record_attention(self.unet, noisy, step, tokens, recorder)

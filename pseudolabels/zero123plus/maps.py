@@ -68,10 +68,19 @@ def gaussian_kl(maps: Tensor, sigma: float = SIGMA) -> Tensor:
 
     KL(g || softmax(map)), both over pixels: the lower, the more a map looks like one blob.
     """
-    target = gaussians(peaks(maps), *maps.shape[-2:], sigma).flatten(-2)
-    target = target / target.sum(-1, keepdim=True)
-    log_map = functional.log_softmax(maps.flatten(-2), -1)
-    return (torch.special.xlogy(target, target) - target * log_map).sum(-1)
+    centre = peaks(maps)
+    x, y = pixel_centres(*maps.shape[-2:], maps)
+    # A Gaussian is a product of one along x and one along y: neither it nor its logarithm is written down.
+    across = _normal(x[0], centre[..., 0, None], sigma)
+    down = _normal(y[:, 0], centre[..., 1, None], sigma)
+    expected = ((maps @ across[..., None])[..., 0] * down).sum(-1)
+    negative_entropy = torch.special.xlogy(across, across).sum(-1) + torch.special.xlogy(down, down).sum(-1)
+    return negative_entropy - expected + maps.flatten(-2).logsumexp(-1)
+
+
+def _normal(place: Tensor, centre: Tensor, sigma: float) -> Tensor:
+    """Gaussian over places that sums to 1."""
+    return torch.softmax(-(place - centre).square() / (2 * sigma**2), -1)
 
 
 def map_entropy(maps: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ class PointFinder:
         self.radius = max(1.0, token_maps.RADIUS * model.reading.side / PUBLISHED_SIDE)
 
     def _attention(self, images: Tensor, embedding: Tensor, noise: Tensor) -> Tensor:
-        return self.model.attention(images, embedding, noise)[:, self.kept]
+        return self.model.attention(images, embedding, noise, self.kept)
 
     @torch.no_grad()
     def maps(self, crops: np.ndarray) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pseudolabels.zero123plus import maps, warps
+from pseudolabels.zero123plus import maps, tokens_reference, warps
 
 GOLDEN = Path(__file__).parents[1] / "data/stable_keypoints/keypoint_maths.npz"
 
@@ -53,23 +53,23 @@ def test_warps_are_the_released_ones(golden):
     assert restored[0, :, ~seen[0]].abs().mean() < restored[0, :, seen[0]].abs().mean()
 
 
-def furthest_by_hand(points, number):
-    """One point at a time, every distance anew."""
-    pairs = [
-        (float(np.linalg.norm(a - b)), -i, -j) for i, a in enumerate(points) for j, b in enumerate(points)
-    ]
-    _, i, j = max(pairs)
-    chosen = [-i, -j]
-    while len(chosen) < number:
-        gap = [min(np.linalg.norm(p - points[c]) for c in chosen) for p in points]
-        chosen.append(int(np.argmax(gap)))
-    return chosen
-
-
 @pytest.mark.parametrize("seed", range(4))
 def test_furthest_points_one_at_a_time(seed):
     points = np.random.default_rng(seed).normal(size=(17, 2))
-    assert maps.furthest_points(torch.from_numpy(points), 9).tolist() == furthest_by_hand(points, 9)
+    expected = tokens_reference.furthest_points(points.tolist(), 9)
+    assert maps.furthest_points(torch.from_numpy(points), 9).tolist() == expected
+
+
+def test_divergence_one_map_at_a_time():
+    """Maps of any scale and shape, peaks at the border included."""
+    generator = torch.Generator().manual_seed(4)
+    found = torch.rand((7, 24, 15), generator=generator, dtype=torch.float64)
+    found *= torch.logspace(-2, 2, 7, dtype=torch.float64)[:, None, None]
+    found[2, 0, 14] = found[5, 23, 3] = 200.0
+    for sigma in (0.5, 2.0, 9.0):
+        expected = [tokens_reference.gaussian_kl(map_, sigma) for map_ in found]
+        torch.testing.assert_close(maps.gaussian_kl(found, sigma).tolist(), expected)
+    assert min(expected) > 0
 
 
 def test_furthest_points_need_points():

@@ -147,9 +147,10 @@ class Darkness:
     def noise_shape(self, size):
         return 1, 4, 4
 
-    def attention(self, images, embedding, noise):
+    def attention(self, images, embedding, noise, kept=None):
         dark = functional.interpolate(1 - images.mean(1, keepdim=True), size=(64, 64), mode="area")
-        return torch.cat((1 - dark, dark), 1)
+        found = torch.cat((1 - dark, dark), 1)
+        return found if kept is None else found[:, kept]
 
 
 @pytest.mark.parametrize("views", [0, 6])
