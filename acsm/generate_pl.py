@@ -25,6 +25,7 @@ from wildshape.engine import EngineOptions
 from wildshape.geometry import warp_crop
 from wildshape.stage import MapOptions, MapStage, Provenance, input_hashes, run_map, run_reduce
 from wildshape.tables import Table
+from wildshape.training_data import animals_to_predict
 
 if TYPE_CHECKING:
     from wildshape.workspace import Workspace
@@ -36,6 +37,9 @@ class Config(EngineOptions, CommonConfig):
 
     arm: str = "labels"
     """Which of the run's models."""
+    labelled: bool = False
+    """Predict the labelled animals of val, into keypoints/acsm_labelled: data-selection --filter cf_all
+    learns from them how far to trust each source."""
     opts: tuple[str, ...] = ()
     """MODEL.WEIGHTS FILE: predict with this checkpoint in place of the arm's."""
     batch_size: int = 32
@@ -99,7 +103,7 @@ def make_stage(workspace: Workspace, config: Config) -> tuple[ShapePseudoLabels,
     predictor, path = load_arm(
         workspace, config.arm, config.opts, device=config.device, batch_size=config.batch_size
     )
-    images = workspace.load("images", "the 3D model")
+    images = workspace.load("labelled_images" if config.labelled else "images", "the 3D model")
     return ShapePseudoLabels(predictor, image_paths(images, workspace)), path
 
 
@@ -121,7 +125,7 @@ def reprojected(predictor: ShapePredictor, shapes: Table) -> np.ndarray:
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
-    """Predict into shapes/acsm and keypoints/acsm; gives the counts.
+    """Predict into shapes/acsm and keypoints/acsm (or acsm_labelled); gives the counts.
 
     Raises:
         UserError: the model, instances or images are missing, or the tables are there from other
@@ -130,8 +134,9 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     local = config.engine == "local"
     # Where workers do the predicting, this machine may have no GPU: it only projects the keypoints.
     stage, path = make_stage(workspace, config if local else replace(config, device="cpu"))
-    instances = workspace.load("instances", "the 3D model")
-    tables = [workspace.table_path(name) for name in ("instances", "images")]
+    instances, *names = animals_to_predict(workspace, config.labelled, "the 3D model")
+    tables = [workspace.table_path(name) for name in names]
+    source = "acsm_labelled" if config.labelled else "acsm"
     provenance = Provenance(
         "acsm-generate-pl", {"arm": config.arm}, input_hashes(workspace.root, *tables, path)
     )
@@ -139,14 +144,14 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     shapes = run_map(
         (lambda: stage) if local else partial(_on_worker, workspace, config),
         instances,
-        workspace.shapes_path("acsm"),
+        workspace.shapes_path(source),
         "shapes",
         provenance,
         options=MapOptions(
             batch_size=config.batch_size,
             workers=(config.loaders(config.workers) or 0) if local else config.workers,
             overwrite=config.overwrite,
-            title="acsm shapes",
+            title=f"{source} shapes",
             engine=config.engine_options,
             device=config.device,
         ),
@@ -162,7 +167,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         }
         return Table("keypoints", columns, {"skeleton": category.skeleton.name})
 
-    run_reduce(keypoints, workspace.keypoints_path("acsm"), provenance, overwrite=config.overwrite)
+    run_reduce(keypoints, workspace.keypoints_path(source), provenance, overwrite=config.overwrite)
     done = set(shapes["instance_id"])
     problems = [
         f"{row['instance_id']}: {stage.problem(row)}"
@@ -172,7 +177,8 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     left = f"; left out {len(problems)} ({'; '.join(problems[:3])})" if problems else ""
     say(f"acsm-generate-pl: {len(shapes)} of {len(instances)} animals by arm {config.arm}{left}")
     counts = {"instances": len(instances), "predicted": len(shapes), "skipped": len(problems)}
-    workspace.write_metrics("keypoints_acsm", {"arm": config.arm, **counts, "skipped_first": problems[:5]})
+    facts = {"arm": config.arm, **counts, "skipped_first": problems[:5]}
+    workspace.write_metrics(f"keypoints_{source}", facts)
     return counts
 
 

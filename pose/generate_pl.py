@@ -19,6 +19,9 @@ class Config(EngineOptions, CommonConfig):
 
     is_aux: bool = False
     """Predict with the auxiliary network, into keypoints/pose_aux."""
+    labelled: bool = False
+    """Predict the labelled animals of val, into keypoints/pose_labelled: data-selection --filter cf_all
+    learns from them how far to trust each source."""
     flip_average: bool = False
     """Average with the mirrored image's heatmaps (twice the work)."""
     batch_size: int = 32
@@ -39,6 +42,7 @@ def run(config: Config, workspace: "Workspace") -> dict[str, Any]:
     options = LabelOptions(
         model=name,
         source=name,
+        labelled=config.labelled,
         flip_average=config.flip_average,
         batch_size=config.batch_size,
         workers=config.loaders(config.workers),

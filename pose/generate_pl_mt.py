@@ -18,6 +18,9 @@ class Config(EngineOptions, CommonConfig):
     """Predict the 2D keypoints of every detected animal under scales 1.1 and 1.2 and rotations by
     -20, -10, 10 and 20 degrees about the box's centre, taken back to the image."""
 
+    labelled: bool = False
+    """Predict the labelled animals of val, into keypoints/pose_mt_labelled: data-selection --filter cf_all
+    learns from them how far to trust each source."""
     flip_average: bool = False
     """Average with the mirrored image's heatmaps (twice the work)."""
     batch_size: int = 32
@@ -37,6 +40,7 @@ def run(config: Config, workspace: "Workspace") -> dict[str, Any]:
     options = LabelOptions(
         model="pose",
         source="pose_mt",
+        labelled=config.labelled,
         transforms=tuple(TRANSFORMS),
         flip_average=config.flip_average,
         batch_size=config.batch_size,

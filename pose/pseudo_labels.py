@@ -18,6 +18,7 @@ from wildshape.errors import UserError
 from wildshape.geometry import warp_crop
 from wildshape.stage import MapOptions, MapStage, Provenance, input_hashes, run_map
 from wildshape.tables import Table
+from wildshape.training_data import animals_to_predict
 
 if TYPE_CHECKING:
     from wildshape.workspace import Workspace
@@ -145,7 +146,8 @@ class LabelOptions:
 
     Attributes:
         model: "pose" or "pose_aux".
-        source: name of the keypoints table to write.
+        source: name of the keypoints table to write, with labelled followed by "_labelled".
+        labelled: whether the labelled animals of val are looked at in place of the detected ones.
         transforms: names in `TRANSFORMS`.
         flip_average: average with the mirrored crops.
         batch_size: instances in one call.
@@ -157,6 +159,7 @@ class LabelOptions:
 
     model: str
     source: str
+    labelled: bool = False
     transforms: tuple[str, ...] = ("none",)
     flip_average: bool = False
     batch_size: int = 32
@@ -164,6 +167,11 @@ class LabelOptions:
     device: str = "auto"
     overwrite: bool = False
     engine: EngineOptions = EngineOptions()
+
+    @property
+    def table(self) -> str:
+        """The keypoints table to write."""
+        return f"{self.source}_labelled" if self.labelled else self.source
 
 
 def loader_workers(rows: int, batch_size: int) -> int:
@@ -185,12 +193,13 @@ def make_stage(workspace: "Workspace", options: LabelOptions) -> PosePseudoLabel
         batch_size=options.batch_size,
         flip_average=options.flip_average,
     )
-    images = workspace.load("images", "keypoints/" + options.source)
+    name = "labelled_images" if options.labelled else "images"
+    images = workspace.load(name, "keypoints/" + options.table)
     return PosePseudoLabels(predictor, image_paths(images, workspace), options.transforms)
 
 
 def label_instances(workspace: "Workspace", options: LabelOptions) -> dict[str, Any]:
-    """Predict the keypoints of all instances of a workspace into `keypoints/<source>`.
+    """Predict the keypoints of a workspace's animals into the keypoints table of the options.
 
     Returns:
         Counts: `instances`, `labelled`, and `skipped` with a reason for the first of them.
@@ -198,7 +207,7 @@ def label_instances(workspace: "Workspace", options: LabelOptions) -> dict[str, 
     Raises:
         UserError: tables or the checkpoint are missing, or the table exists with other settings.
     """
-    instances = workspace.load("instances", "keypoints/" + options.source)
+    instances, rows_from, _ = animals_to_predict(workspace, options.labelled, "keypoints/" + options.table)
     local = options.engine.engine == "local"
     # Where workers do the predicting, this machine may have no GPU: it only checks the checkpoint.
     stage = make_stage(workspace, options if local else replace(options, device="cpu"))
@@ -208,14 +217,14 @@ def label_instances(workspace: "Workspace", options: LabelOptions) -> dict[str, 
     table = run_map(
         (lambda: stage) if local else partial(make_stage, workspace, options),
         instances,
-        workspace.keypoints_path(options.source),
+        workspace.keypoints_path(options.table),
         "keypoints",
         Provenance(
             "pose-generate-pl",
             {"transforms": list(options.transforms), "flip_average": options.flip_average},
             input_hashes(
                 workspace.root,
-                workspace.table_path("instances"),
+                workspace.table_path(rows_from),
                 workspace.checkpoint_dir(options.model) / "best.pt",
             ),
         ),
@@ -223,7 +232,7 @@ def label_instances(workspace: "Workspace", options: LabelOptions) -> dict[str, 
             batch_size=options.batch_size,
             workers=workers,
             overwrite=options.overwrite,
-            title=options.source,
+            title=options.table,
             engine=options.engine,
             device=options.device,
         ),
@@ -247,16 +256,16 @@ def _summary(
         shown.append(f"{row['instance_id']}: {stage.problem(row) or 'readable by now'}")
     confidence = table["confidence"].mean() if len(table) else float("nan")
     metrics = {
-        "source": options.source,
+        "source": options.table,
         "instances": len(instances),
         "labelled": len(instances) - len(missing),
         "skipped": len(missing),
         "skipped_first": shown,
         "mean_confidence": float(confidence),
     }
-    workspace.write_metrics(f"keypoints_{options.source}", metrics)
+    workspace.write_metrics(f"keypoints_{options.table}", metrics)
     say(
-        f"keypoints/{options.source}: {metrics['labelled']} of {len(instances)} animals, "
+        f"keypoints/{options.table}: {metrics['labelled']} of {len(instances)} animals, "
         f"mean confidence {confidence:.3f}"
     )
     if missing:

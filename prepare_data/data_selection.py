@@ -34,7 +34,8 @@ class Config(CommonConfig):
     """Choose the best pseudo-labels by one criterion."""
 
     filter: str = "kpconf"
-    """The criterion: kpconf, cf_mt, cf_cm, cf_cm2 (or cf_cm_sq); random and all to compare with."""
+    """The criterion: kpconf, cf_mt, cf_cm, cf_cm2 (or cf_cm_sq), as published; cf_all, of all sources
+    that there are; random and all to compare with."""
     selection_num: int | None = None
     """How many instances to choose; by default 1000, and with --filter all every candidate."""
     aux: str | None = None
@@ -63,6 +64,9 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     criterion, name = _criterion(config)
     if config.selection_num is not None and config.selection_num < 1:
         raise UserError(f"expected --selection_num of 1 or more; found {config.selection_num}")
+    criterion = criterion.fitted(workspace)
+    if criterion.facts:
+        say(f"data-selection: {criterion.title} weighs {_weights(criterion)}")
     labelled = labelled_instances(workspace)
     candidates, ids, dropped, inputs = _gather(config, workspace, criterion, set(labelled["image_id"]))
     count = config.selection_num
@@ -86,6 +90,8 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     settings: dict[str, Any] = {"filter": criterion.name, "selection_num": count}
     if criterion.name == "random":
         settings["seed"] = config.seed
+    if criterion.facts:
+        settings["weights"] = criterion.facts["weights"]
     if len(labelled):
         ids_left_out = "\n".join(sorted(labelled["instance_id"]))
         settings["labelled"] = f"{len(labelled)} animals, {sha256_bytes(ids_left_out.encode())[:8]}"
@@ -101,6 +107,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         "last_value": float(selection["value"][-1]),
         "selection": workspace.relative(out),
     }
+    facts |= criterion.facts
     if config.visualize:
         facts["picture"] = _visualize(config, workspace, criterion, candidates, ids, values, order, count)
     workspace.write_metrics(f"selection_{name}_{count}", facts)
@@ -121,6 +128,13 @@ def _criterion(config: Config) -> tuple[Criterion, str]:
         return criterion, name
     compared = compared_with(criterion, config.aux)
     return compared, name if compared is criterion else f"{name}_{config.aux}"
+
+
+def _weights(criterion: Criterion) -> str:
+    facts = criterion.facts
+    text = ", ".join(f"{source} {weight:.2f}" for source, weight in facts["weights"].items())
+    fitted = f", fitted on {facts['val_animals']} labelled animals of val" if facts["val_animals"] else ""
+    return text + fitted + (f" ({facts['note']})" if facts["note"] else "")
 
 
 def labelled_instances(workspace: Workspace) -> Table:

@@ -8,7 +8,9 @@ does:
 - CF-CM: distance to an auxiliary network's keypoints (equation 5).
 - CF-CM2: distance to the keypoints that the 3D model reprojects (equation 6).
 
-The last three share one distance, `keypoint_distance`; less is better. Arrays go in and arrays
+- CF-All, of this project: the doubts of all sources there are, weighed (`pseudolabels.combined`).
+
+CF-MT, CF-CM and CF-CM2 share one distance, `keypoint_distance`; less is better. Arrays go in and arrays
 come out: `pseudolabels.candidates` makes them from tables. A further criterion is one call of
 `register`.
 """
@@ -17,13 +19,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wildshape.errors import UserError
+
+if TYPE_CHECKING:
+    from wildshape.workspace import Workspace
 
 CANONICAL_SIZE = 256.0
 # Rows at a time: temporaries stay in the processor's cache, and memory does not grow with N.
@@ -162,6 +168,8 @@ class Criterion:
         descending: Whether more is better.
         value: Computes [N] values.
         aliases: Other spellings that are understood.
+        fit: Makes the criterion of a workspace, where it depends on what a run has.
+        facts: What was fitted, for the metrics; "note" is said aloud.
     """
 
     name: str
@@ -170,6 +178,16 @@ class Criterion:
     descending: bool
     value: Callable[[Candidates], np.ndarray]
     aliases: tuple[str, ...] = ()
+    fit: Callable[[Criterion, Workspace], Criterion] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def fitted(self, workspace: Workspace) -> Criterion:
+        """The criterion as it is for a workspace.
+
+        Raises:
+            UserError: as `fit`.
+        """
+        return self if self.fit is None else self.fit(self, workspace)
 
 
 CRITERIA: dict[str, Criterion] = {}
@@ -272,6 +290,22 @@ register(
         ("cf_cm_sq", "cfcm2", "cf_cm_2"),
     )
 )  # fmt: skip
+
+
+def _all_doubts(data: Candidates) -> np.ndarray:
+    from pseudolabels.combined import DOUBTS, combine, equal_weights
+
+    there = tuple(source for source in DOUBTS if source in data.xy)
+    return combine({source: DOUBTS[source](data) for source in there}, equal_weights(there).weights)
+
+
+def _fit_all(criterion: Criterion, workspace: Workspace) -> Criterion:
+    from pseudolabels.combined_sources import fitted
+
+    return fitted(criterion, workspace)
+
+
+register(Criterion("cf_all", "CF-All", ("pose",), False, _all_doubts, ("cfall",), fit=_fit_all))
 register(Criterion("random", "random", ("pose",), False, lambda data: random_values(data.ids, data.seed)))
 register(Criterion("all", "all", ("pose",), False, lambda data: np.zeros(len(data))))
 

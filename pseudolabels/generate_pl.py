@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from wildshape.workspace import Workspace
 
 SOURCE = "zero123plus"
-POINTS, LABELLED = f"{SOURCE}_points", f"{SOURCE}_labelled"
+POINTS, LABELLED_POINTS, LABELLED = f"{SOURCE}_points", f"{SOURCE}_points_labelled", f"{SOURCE}_labelled"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ def _find_points(
     config: Config, workspace: Workspace, stage: PointPseudoLabels, rows: Table, source: str
 ) -> Table:
     """The points of a table's animals as `keypoints/<source>`."""
-    local, from_labels = config.engine == "local", source == LABELLED
+    local, from_labels = config.engine == "local", source == LABELLED_POINTS
     images = "labelled_images" if from_labels else "images"
     inputs = [workspace.table_path("labels" if from_labels else "instances"), token_path(workspace)]
     return run_map(
@@ -126,7 +126,7 @@ def _measured(
     labels, skeleton = workspace.load("labels"), workspace.category.skeleton
     paths = image_paths(workspace.load("labelled_images"), workspace)
     rows = labels.take(labels["split"] != "test")
-    table = _find_points(config, workspace, PointPseudoLabels(stage.finder, paths), rows, LABELLED)
+    table = _find_points(config, workspace, PointPseudoLabels(stage.finder, paths), rows, LABELLED_POINTS)
     train, points = naming.points_of(table, labelled(workspace, "train", skeleton)[0])
     if len(train) < 2:
         return None, {"why": f"expected at least 2 labelled photos of train; found {len(train)}"}
@@ -142,8 +142,11 @@ def _measured(
     }
 
 
-def _name(config: Config, workspace: Workspace, points: Table, regressor: naming.Regressor) -> Table:
-    instances = workspace.load("instances")
+def _name(
+    config: Config, workspace: Workspace, points: Table, regressor: naming.Regressor, source: str = SOURCE
+) -> Table:
+    """The named keypoints of the animals of ``points`` as `keypoints/<source>`."""
+    instances = workspace.load("labels" if source == LABELLED else "instances")
     place = instances.lookup("instance_id")
 
     def make() -> Table:
@@ -158,12 +161,20 @@ def _name(config: Config, workspace: Workspace, points: Table, regressor: naming
         return Table("keypoints", columns, {"skeleton": workspace.category.skeleton.name})
 
     inputs = [workspace.table_path(name) for name in ("instances", "labels")]
-    inputs += [workspace.keypoints_path(name) for name in (POINTS, LABELLED)]
+    inputs += [workspace.keypoints_path(name) for name in (POINTS, LABELLED_POINTS)]
     provenance = Provenance(
         "tokens-generate-pl", {"frame": config.frame}, input_hashes(workspace.root, *inputs)
     )
-    out = workspace.keypoints_path(SOURCE)
+    out = workspace.keypoints_path(source)
     return run_reduce(make, out, provenance, overwrite=config.overwrite)
+
+
+def _name_val(config: Config, workspace: Workspace, regressor: naming.Regressor) -> None:
+    """The named keypoints of the labelled animals of val: the regressor was not fitted on them."""
+    labels, points = workspace.load("labels"), workspace.load_keypoints(LABELLED_POINTS)
+    val = set(labels["instance_id"][labels["split"] == "val"])
+    points = points.take(np.array([name in val for name in points["instance_id"]], dtype=bool))
+    _name(config, workspace, points, regressor, LABELLED)
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
@@ -213,6 +224,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     else:
         write_json(workspace.checkpoint_dir(SOURCE) / "regressor.json", regressor.as_dict())
         table = _name(config, workspace, points, regressor)
+        _name_val(config, workspace, regressor)
         metrics["mean_confidence"] = float(table["confidence"].mean()) if len(table) else float("nan")
         say(f"keypoints/{SOURCE}: {_quality(regressor, facts)}")
     picture = workspace.pictures_dir / f"{SOURCE}_points.png"

@@ -127,6 +127,27 @@ def labelled(
     return label_records(labels, paths, skeleton, split, need), inputs
 
 
+def animals_to_predict(workspace: Workspace, of_val: bool, needed_by: str) -> tuple[Table, str, str]:
+    """The animals whose keypoints a stage predicts, the name of their table and that of their images.
+
+    Args:
+        workspace: of the run.
+        of_val: the labelled animals of val, on which what predictions are worth can be measured; else the
+            detected ones.
+        needed_by: the stage, for errors.
+
+    Raises:
+        UserError: a table is missing, or no animal of val is labelled.
+    """
+    if not of_val:
+        return workspace.load("instances", needed_by), "instances", "images"
+    labels = workspace.load("labels", needed_by)
+    rows = labels.take(labels["split"] == "val")
+    if not len(rows):
+        raise UserError(f"--labelled: expected labelled animals of val; found none among {len(labels)}")
+    return rows, "labels", "labelled_images"
+
+
 def labelled_image_ids(workspace: Workspace) -> set[str]:
     """Ids of the images of the labelled set, web images that people have labelled among them."""
     path = workspace.table_path("labels")

@@ -46,6 +46,11 @@ _MADE_BY = {
     "acsm": "python acsm/generate_pl.py --category {c}",
     "zero123plus": "python pseudolabels/generate_pl.py --category {c}",
     "zero123plus_points": "python pseudolabels/generate_pl.py --category {c}",
+    "pose_labelled": "python pose/generate_pl.py --category {c} --labelled",
+    "pose_aux_labelled": "python pose/generate_pl.py --category {c} --is_aux --labelled",
+    "pose_mt_labelled": "python pose/generate_pl_mt.py --category {c} --labelled",
+    "acsm_labelled": "python acsm/generate_pl.py --category {c} --labelled",
+    "zero123plus_labelled": "python pseudolabels/generate_pl.py --category {c}",
 }
 
 
@@ -187,7 +192,7 @@ class Workspace:
         """The command that makes a table or a keypoint source, to be shown to the user."""
         command = _MADE_BY[what].format(c=self.category.name)
         run_tables = {"pose", "pose_aux", "pose_mt", "acsm", "zero123plus", "zero123plus_points"}
-        renamed = self.name != self.category.name and what in run_tables
+        renamed = self.name != self.category.name and what.removesuffix("_labelled") in run_tables
         return command + (f" --name {self.name}" if renamed else "")
 
     def require(self, path: Path, made_by: str, needed_by: str = "this command") -> Path:

@@ -243,7 +243,7 @@ def test_from_crops_to_named_keypoints(world, folders, capsys):
     unit = naming.to_unit(points["xy"], instances["box_xyxy"])
     assert (unit > 0).all() and (unit < 1).all()
     assert facts["labelled"] == 5 and facts["val"]["animals"] == 2 and 0 <= facts["val"]["pck@0.1"] <= 1
-    assert set(points_of(world, "zero123plus_labelled")["instance_id"]).isdisjoint(
+    assert set(points_of(world, "zero123plus_points_labelled")["instance_id"]).isdisjoint(
         world.load("labels")["instance_id"][world.load("labels")["split"] == "test"]
     )
     assert json.loads(world.metrics_path("keypoints_zero123plus").read_text())["frame"] == facts["frame"]

@@ -60,11 +60,13 @@ def _from_criteria(inputs: RunInputs) -> dict[str, Ranking]:
         inputs.problems.append(f"selections can be shown, but not what they left out: {error}")
         return {}
     rankings = {}
-    for criterion in criteria.CRITERIA.values():
-        if criterion.name in _LEFT_OUT or any(s not in inputs.keypoints for s in criterion.sources):
+    for known in criteria.CRITERIA.values():
+        if known.name in _LEFT_OUT or any(s not in inputs.keypoints for s in known.sources):
             continue
-        tables = {source: inputs.keypoints[source] for source in criterion.sources}
+        criterion = known
         try:
+            criterion = known.fitted(inputs.workspace)
+            tables = {source: inputs.keypoints[source] for source in criterion.sources}
             candidates, ids, _ = gather(instances, tables, inputs.tables.get("images"))
             values = criterion.value(candidates)
             order = criteria.rank(values, candidates.ids, criterion.descending)

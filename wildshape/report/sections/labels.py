@@ -17,7 +17,7 @@ from wildshape.report.sections.words import DASH, missing, percent, threshold
 from wildshape.report.svg import Axes, Series, line_chart
 
 PER_GROUP = 6
-_TONES = {"kpconf": "1", "cf_mt": "2", "cf_cm": "3", "cf_cm2": "4"}
+_TONES = {"kpconf": "1", "cf_mt": "2", "cf_cm": "3", "cf_cm2": "4", "cf_all": "5"}
 
 
 def tone_of(criterion: str) -> str:

@@ -1,0 +1,106 @@
+"""CF-All for a workspace: which sources there are, and what they said of the labelled animals of val."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pseudolabels.candidates import stack_transforms
+from pseudolabels.combined import DOUBTS, Calibration, calibrate, combine, equal_weights
+from pseudolabels.criteria import Candidates, Criterion
+from wildshape.metrics import keypoint_errors
+from wildshape.records import AnimalRecords
+from wildshape.tables import Table
+from wildshape.training_data import labelled
+
+if TYPE_CHECKING:
+    from wildshape.workspace import Workspace
+
+
+def labelled_name(source: str) -> str:
+    """The keypoint table in which a source labels the photos that people have labelled."""
+    return f"{source}_labelled"
+
+
+def fitted(criterion: Criterion, workspace: Workspace) -> Criterion:
+    """CF-All with the sources that a run has, weighed on its labelled animals of val.
+
+    A source counts that labelled the web animals and, where weights are fitted, those of val.
+
+    Raises:
+        UserError: the pose network's keypoints are missing, or a table is unreadable.
+    """
+    workspace.load_keypoints("pose", criterion.name)
+    there = tuple(source for source in DOUBTS if workspace.keypoints_path(source).exists())
+    calibration = _calibration(workspace, there)
+    used = tuple(source for source, weight in calibration.weights.items() if weight > 0)
+    sources = ("pose", *(source for source in used if source != "pose"))
+    return replace(
+        criterion,
+        sources=sources,
+        value=lambda data: combine({s: DOUBTS[s](data) for s in used}, calibration.weights),
+        facts=calibration.facts(),
+    )
+
+
+def _calibration(workspace: Workspace, there: tuple[str, ...]) -> Calibration:
+    with_val = [s for s in there if workspace.keypoints_path(labelled_name(s)).exists()]
+    missing = [source for source in there if source not in with_val]
+    mend = "; ".join(workspace.made_by(labelled_name(source)) for source in missing)
+    tables = all(workspace.table_path(name).exists() for name in ("labels", "labelled_images"))
+    if not tables or "pose" not in with_val:
+        what = f"no keypoints of them, run: {mend}" if tables else "no labelled photos"
+        return equal_weights(there, f"equal weights: not fitted on labelled animals of val ({what})")
+    records = labelled(workspace, "val", workspace.category.skeleton)[0]
+    doubts, error = val_doubts(records, {s: workspace.load_keypoints(labelled_name(s)) for s in with_val})
+    calibration = calibrate(doubts, error)
+    if not missing:
+        return calibration
+    note = f"without {', '.join(missing)}, of which there are no keypoints of labelled animals; run: {mend}"
+    return replace(calibration, note="; ".join(part for part in (calibration.note, note) if part))
+
+
+def val_doubts(
+    records: AnimalRecords, keypoints: Mapping[str, Table]
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Doubts and the pose network's error on labelled animals that all sources cover.
+
+    Args:
+        records: labelled animals.
+        keypoints: of these animals, by source; "pose" among them.
+
+    Returns:
+        Doubts [N] by source, and the mean error [N] over visible keypoints in sides of the box, NaN where
+        none is visible.
+    """
+    found: dict[str, tuple[dict[str, int], np.ndarray, np.ndarray]] = {}
+    for source, table in keypoints.items():
+        if source == "pose_mt":
+            ids, xy, confidence = stack_transforms(table)
+        else:
+            plain = table.take(table["transform"] == "none")
+            ids, xy, confidence = plain["instance_id"], plain["xy"], plain["confidence"]
+        found[source] = {name: row for row, name in enumerate(ids)}, xy, confidence
+    covered = [
+        i
+        for i, name in enumerate(records.instance_ids)
+        if all(name in place for place, _, _ in found.values())
+    ]
+    animals = records.take(covered)
+    rows = {source: _rows(place, animals.instance_ids) for source, (place, _, _) in found.items()}
+    xy = {source: found[source][1][rows[source]] for source in found}
+    confidence = {source: found[source][2][rows[source]] for source in found}
+    if "pose_mt" in keypoints and "none" not in keypoints["pose_mt"]["transform"]:
+        xy["pose_mt"] = np.concatenate([xy["pose"][:, None], xy["pose_mt"]], axis=1)
+    data = Candidates(np.array(animals.instance_ids, dtype=object), animals.box_xyxy, xy, confidence)
+    errors = keypoint_errors(xy["pose"], animals.xy, animals.box_side)
+    counted, total = animals.counts, animals.counts.sum(1)
+    mean = np.where(counted, errors, 0).sum(1) / np.maximum(total, 1)
+    return {source: DOUBTS[source](data) for source in keypoints}, np.where(total > 0, mean, np.nan)
+
+
+def _rows(place: Mapping[str, int], ids: Sequence[str]) -> np.ndarray:
+    return np.array([place[name] for name in ids], dtype=np.int64)
