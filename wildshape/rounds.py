@@ -66,10 +66,14 @@ class LaterRound(Pipeline):
 
     def label_with_shapes(self) -> list[str]:
         """Label with the 3D model of the round before: labels alone would teach no other one."""
-        weights = self.before.checkpoint_dir(f"acsm/{self.config.filter}") / "best.pt"
-        opts = ("MODEL.WEIGHTS", str(weights))
-        self.call("label with the 3D model", "acsm.generate_pl", arm=self.config.filter, opts=opts)
+        self.call("label with the 3D model", "acsm.generate_pl", **self.shapes_by)
         return []
+
+    @property
+    def shapes_by(self) -> dict[str, Any]:
+        """Settings that name the 3D model of the round before."""
+        weights = self.before.checkpoint_dir(f"acsm/{self.config.filter}") / "best.pt"
+        return {"arm": self.config.filter, "opts": ("MODEL.WEIGHTS", str(weights))}
 
 
 def later_rounds(first: Pipeline, with_ceiling: bool) -> dict[str, float]:

@@ -21,6 +21,7 @@ from wildshape.files import read_json, write_json
 from wildshape.monitor import MonitorOptions
 from wildshape.sizes import SIZES, Sizes
 from wildshape.training_data import labelled_image_ids
+from wildshape.val_labels import label_val
 from wildshape.workspace import Workspace
 
 CRITERIA = ("kpconf", "cf_mt", "cf_cm", "cf_cm2")
@@ -292,7 +293,7 @@ class Pipeline:
     @property
     def selections(self) -> dict[str, dict[str, Any]]:
         """Settings of every selection, by its name."""
-        found: dict[str, dict[str, Any]] = {name: {"filter": name} for name in CRITERIA}
+        found: dict[str, dict[str, Any]] = {name: {"filter": name} for name in (*CRITERIA, "cf_all")}
         if self.config.tokens is not None:
             found[f"cf_cm_{TOKENS}"] = {"filter": "cf_cm", "aux": TOKENS}
         return {self.config.filter: {"filter": self.config.filter}} | found
@@ -303,6 +304,7 @@ class Pipeline:
         count = min(self.sizes.selection_num, have)
         if count < self.sizes.selection_num:
             say(f"   {have} candidates for {self.sizes.selection_num} pseudo-labels: keeping {count}")
+        label_val(self.workspace, self.call, self.shapes_by)
         for name, settings in self.selections.items():
             self.call(
                 f"select by {name}",
@@ -339,8 +341,13 @@ class Pipeline:
     def label_with_shapes(self) -> list[str]:
         """Label every animal with a 3D model, for CF-CM2; returns the arms that this trained."""
         self.train_acsm("labels")
-        self.call("label with the 3D model", "acsm.generate_pl", arm="labels")
+        self.call("label with the 3D model", "acsm.generate_pl", **self.shapes_by)
         return ["labels"]
+
+    @property
+    def shapes_by(self) -> dict[str, Any]:
+        """Settings that name the 3D model which labels animals."""
+        return {"arm": "labels"}
 
     def report(self) -> None:
         """Write metrics.json and report.html."""

@@ -118,6 +118,12 @@ def test_evaluate_label_and_draw(shared):
     np.testing.assert_allclose(keypoints["xy"], direct.keypoints, atol=1e-3)
     np.testing.assert_allclose(shapes["camera"], direct.camera, atol=1e-3)
 
+    of_val = generate_pl.run(generate_pl.Config(category="stick", labelled=True), workspace)
+    known = read_table(workspace.keypoints_path("acsm_labelled"), "keypoints")
+    labels = workspace.load("labels")
+    assert of_val["predicted"] == 3
+    assert known["instance_id"].tolist() == labels["instance_id"][labels["split"] == "val"].tolist()
+
     drawn = visualize.run(visualize.Config(category="stick", vis_num=3, tile=48), workspace)
     picture = read_image(workspace.root / drawn["picture"])
     assert drawn["animals"] == 3 and picture.shape[0] > 2 * 48

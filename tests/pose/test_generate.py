@@ -131,6 +131,26 @@ def test_mt_has_seven_rows_an_instance_and_begins_with_none(world):
     np.testing.assert_allclose(table["xy"][::7], predicted(world)[0], atol=1e-3)
 
 
+def test_labelled_animals_of_val_are_predicted_into_tables_of_their_own(tmp_path):
+    world = make_world(tmp_path, splits=(("train", 1), ("val", 2)))
+    save_model(world)
+    metrics = generate_pl.run(config(labelled=True), world)
+    labels, table = world.load("labels"), world.load_keypoints("pose_labelled")
+    val = labels["instance_id"][labels["split"] == "val"]
+    assert table["instance_id"].tolist() == val.tolist() and metrics["labelled"] == 2
+    predictor = PosePredictor.from_checkpoint(world.checkpoint_dir("pose") / "best.pt", device="cpu")
+    images = [read_image(world.labelled_images_dir / f"val{i}.png") for i in range(2)]
+    expected = predictor.predict(images, labels["box_xyxy"][labels["split"] == "val"])[0]
+    np.testing.assert_allclose(table["xy"], expected, atol=1e-3)
+    options = {"category": "cow", "device": "cpu", "num_workers": 0, "labelled": True}
+    generate_pl_mt.run(generate_pl_mt.Config(**options), world)
+    assert len(world.load_keypoints("pose_mt_labelled")) == 14
+    assert not world.keypoints_path("pose").exists() and not world.keypoints_path("pose_mt").exists()
+    write_table(labels.take(labels["split"] == "train"), world.table_path("labels"))
+    with pytest.raises(UserError, match="--labelled: expected labelled animals of val; found none among 1"):
+        generate_pl.run(config(labelled=True), world)
+
+
 def test_one_decode_an_image(world, monkeypatch):
     read = []
     original = crops_module.read_image

@@ -8,6 +8,8 @@ from PIL import Image
 from prepare_data.data_selection import Config, main, run
 from pseudolabels.candidates import gather_candidates, stack_transforms
 from wildshape.errors import UserError
+from wildshape.report.inputs import read_inputs
+from wildshape.report.ranking import rank_all
 from wildshape.tables import TRANSFORMS, Table, make_record_id, read_table, write_table
 from wildshape.training_data import selection as training_selection
 
@@ -266,3 +268,90 @@ def test_script_runs_from_anywhere(cows, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert len(chosen(cows, "kpconf", 2)) == 2
+
+
+@pytest.fixture
+def judged(cows):
+    """The ten cows, and thirty labelled ones of val on which the second network tells of errors, but the
+    confidences do not."""
+    rng = np.random.default_rng(5)
+    count = 30
+    ids = [f"v{n:02d}" for n in range(count)]
+    truth = rng.uniform(15, 70, (count, K, 2))
+    error = rng.uniform(0, 12, count)
+    labels = [
+        {
+            "instance_id": name, "image_id": f"p{n:02d}", "category": "cow", "score": 1.0,
+            "detector": "manual", "box_xyxy": np.array([10.0, 10.0, 74.0, 74.0]), "flags": "",
+            "split": "val", "skeleton": "quadruped16", "xy": truth[n], "visible": np.full(K, 2),
+        }
+        for n, name in enumerate(ids)
+    ]  # fmt: skip
+    photos = [{**image_row(n), "image_id": f"p{n:02d}", "path": f"p{n:02d}.png"} for n in range(count)]
+    for photo in photos:
+        Image.new("RGB", (80, 80)).save(cows.root / photo["path"])
+    write_table(Table.from_rows("labels", labels, num_keypoints=K), cows.table_path("labels"))
+    write_table(Table.from_rows("images", photos), cows.table_path("labelled_images"))
+    pose = truth + error[:, None, None]
+    confidence = np.repeat(rng.uniform(0.1, 0.9, (count, 1)), K, axis=1)
+    write_table(keypoints_table(ids, pose, confidence=confidence), cows.keypoints_path("pose_labelled"))
+    write_table(keypoints_table(ids, truth), cows.keypoints_path("pose_aux_labelled"))
+    return cows
+
+
+def test_cf_all_trusts_the_sources_that_tell_of_errors_on_val(judged, capsys):
+    # On the web confidence and distance disagree: the order is that of who was right on val.
+    pose = read_table(judged.keypoints_path("pose"), "keypoints")
+    turned = pose.with_columns(confidence=pose["confidence"][::-1])
+    write_table(turned, judged.keypoints_path("pose"))
+    facts = run(config(filter="cf_all"), judged)
+    selection = chosen(judged, "cf_all", 4)
+    assert selection["instance_id"].tolist() == ["a00", "a01", "a02", "a03"]
+    assert set(selection["criterion"]) == {"cf_all"} and (np.diff(selection["value"]) > 0).all()
+    assert facts["weights"]["pose_aux"] > 0.75 and facts["val_animals"] == 30 and not facts["note"]
+    stored = json.loads(judged.metrics_path("selection_cf_all_4").read_text())
+    assert stored["left_out_error"] < stored["left_out_error_of_equal_weights"]
+    out = capsys.readouterr().out
+    assert "CF-All weighs pose " in out and "fitted on 30 labelled animals of val" in out
+    assert training_selection(judged, "cf_all", 3)[0]["instance_id"].tolist() == ["a00", "a01", "a02"]
+
+    # The report ranks by it beside the others, all candidates.
+    rankings = rank_all(read_inputs(judged))
+    assert rankings["cf_all"].complete and rankings["cf_all"].ids[:4].tolist() == [
+        "a00",
+        "a01",
+        "a02",
+        "a03",
+    ]
+    assert {"kpconf", "cf_cm"} <= set(rankings)
+
+    # Other predictions of val make other weights, which ask first.
+    table = read_table(judged.keypoints_path("pose_aux_labelled"), "keypoints")
+    noise = np.random.default_rng(0).uniform(0, 40, (30, 1, 1))
+    write_table(table.with_columns(xy=table["xy"] + noise), judged.keypoints_path("pose_aux_labelled"))
+    with pytest.raises(UserError, match=r"weights=.*--overwrite"):
+        run(config(filter="cf_all"), judged)
+
+
+def test_cf_all_says_which_sources_it_does_without(judged, capsys):
+    write_table(read_table(judged.keypoints_path("pose_aux"), "keypoints"), judged.keypoints_path("acsm"))
+    facts = run(config(filter="cf_all"), judged)
+    assert set(facts["weights"]) == {"pose", "pose_aux"}
+    out = capsys.readouterr().out
+    assert "without acsm, of which there are no keypoints of labelled animals" in out
+    assert "run: python acsm/generate_pl.py --category cow --labelled" in out
+
+
+def test_cf_all_without_predictions_of_val_weighs_all_alike(cows, capsys):
+    facts = run(config(filter="cf_all"), cows)
+    assert facts["weights"] == {"pose": 0.5, "pose_aux": 0.5} and facts["val_animals"] == 0
+    assert chosen(cows, "cf_all", 4)["instance_id"].tolist() == ["a00", "a01", "a02", "a03"]
+    assert (
+        "equal weights: not fitted on labelled animals of val (no labelled photos)"
+        in capsys.readouterr().out
+    )
+    cows.keypoints_path("pose").unlink()
+    with pytest.raises(
+        UserError, match="cf_all needs keypoints/pose for cow; run: python pose/generate_pl"
+    ):
+        run(config(filter="cf_all"), cows)

@@ -15,6 +15,8 @@ from torch.nn import functional
 from wildshape.cli import main as command
 from wildshape.errors import UserError
 from wildshape.formats.masks import encode_mask
+from wildshape.geometry import box_side
+from wildshape.metrics import keypoint_errors
 from wildshape.records import AnimalRecords
 from wildshape.stage import Provenance, publish
 from wildshape.status import examine
@@ -246,6 +248,12 @@ def test_from_crops_to_named_keypoints(world, folders, capsys):
     assert set(points_of(world, "zero123plus_points_labelled")["instance_id"]).isdisjoint(
         world.load("labels")["instance_id"][world.load("labels")["split"] == "test"]
     )
+    of_val, labels = points_of(world, "zero123plus_labelled"), world.load("labels")
+    val = labels["split"] == "val"
+    assert of_val["instance_id"].tolist() == labels["instance_id"][val].tolist()
+    errors = keypoint_errors(of_val["xy"], labels["xy"][val], box_side(labels["box_xyxy"][val]))
+    counted = labels["visible"][val] == 2
+    assert 100 * errors[counted].mean() == pytest.approx(facts["val"]["error_percent"], rel=1e-6)
     assert json.loads(world.metrics_path("keypoints_zero123plus").read_text())["frame"] == facts["frame"]
     assert "6 of 6 animals, mean peak mass" in capsys.readouterr().out
 

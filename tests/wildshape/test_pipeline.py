@@ -66,7 +66,7 @@ def test_a_run_leaves_tables_models_measures_and_a_report(finished):
     assert set(instances["image_id"]) <= set(images["image_id"])
     for name in KEYPOINTS[:2]:
         assert len(finished.load_keypoints(name)) == len(instances)
-    for criterion in ("kpconf", "cf_mt", "cf_cm", "cf_cm2"):
+    for criterion in ("kpconf", "cf_mt", "cf_cm", "cf_cm2", "cf_all"):
         chosen = read_table(finished.selection_path(criterion, 10), "selections")
         assert len(set(chosen["instance_id"])) == 10
         assert set(chosen["instance_id"]) <= set(instances["instance_id"])

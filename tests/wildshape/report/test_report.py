@@ -160,7 +160,7 @@ def test_selection_quality_is_that_of_the_table(run):
 def test_rankings_begin_with_the_selections(run):
     inputs = read_inputs(run)
     rankings = rank_all(inputs)
-    assert set(rankings) == {"kpconf", "cf_mt", "cf_cm", "cf_cm2"}
+    assert set(rankings) == {"kpconf", "cf_mt", "cf_cm", "cf_cm2", "cf_all"}
     for name, ranking in rankings.items():
         assert ranking.complete and len(ranking.ids) == 60
         assert ranking.ids[:20].tolist() == inputs.selections[f"{name}_20"]["instance_id"].tolist()

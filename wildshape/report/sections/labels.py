@@ -46,6 +46,7 @@ def label_quality(analysis: Analysis) -> Section:
         return Section("quality", title, blocks, lead)
     table = analysis.quality
     blocks = []
+    weights = _weights(analysis)
     chart = _curves(analysis)
     if chart:
         caption = (
@@ -55,6 +56,7 @@ def label_quality(analysis: Analysis) -> Section:
         )
         blocks.append(Figure([chart], caption))
     blocks.append(_table(analysis, table))
+    blocks += [Note(text) for text in weights]
     beaten = [s for s in table["selections"].values() if "beats_random" in s]
     losers = [
         criterion_title(s.criterion)
@@ -109,6 +111,21 @@ def _table(analysis: Analysis, table: dict[str, Any]) -> Grid:
         "AUC", "95 % interval", "random (95 %)", "gain",
     )  # fmt: skip
     return Grid(columns, rows, "PCK and AUC in percent", numeric=range(1, len(columns)), strong=(0,))
+
+
+def _weights(analysis: Analysis) -> list[str]:
+    """What each source weighs in selections that combine several."""
+    texts = []
+    for selected in analysis.selections:
+        facts = analysis.inputs.metrics.get(f"selection_{selected.stem}")
+        weights = isinstance(facts, dict) and facts.get("weights")
+        if not isinstance(facts, dict) or not isinstance(weights, dict):
+            continue
+        shares = ", ".join(f"{source} {weight:.2f}" for source, weight in weights.items())
+        animals = facts.get("val_animals")
+        how = f"fitted on {animals:,} labelled animals of val" if animals else str(facts.get("note"))
+        texts.append(f"{criterion_title(selected.criterion)}, {selected.count:,}, weighs {shares}: {how}.")
+    return texts
 
 
 def _row(name: str, found: dict[str, Any]) -> tuple[str, ...]:
