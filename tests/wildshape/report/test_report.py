@@ -3,6 +3,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,12 +12,14 @@ from small_run import make_run
 from wildshape.cli import COMMANDS
 from wildshape.errors import UserError
 from wildshape.report import command
+from wildshape.report.analysis import Selected
 from wildshape.report.build import build_report
 from wildshape.report.funnel import FunnelStep, count_funnel
 from wildshape.report.inputs import read_inputs
 from wildshape.report.pictures import Budget
 from wildshape.report.quality import selection_quality
 from wildshape.report.ranking import rank_all
+from wildshape.report.sections import labels
 from wildshape.workspace import Workspace
 
 ANCHORS = ("headline", "funnel", "quality", "examples", "pose", "shape", "training", "run", "appendix")
@@ -163,7 +166,21 @@ def test_rankings_begin_with_the_selections(run):
     assert set(rankings) == {"kpconf", "cf_mt", "cf_cm", "cf_cm2", "cf_all"}
     for name, ranking in rankings.items():
         assert ranking.complete and len(ranking.ids) == 60
-        assert ranking.ids[:20].tolist() == inputs.selections[f"{name}_20"]["instance_id"].tolist()
+        if name != "cf_all":  # which made no selection
+            assert ranking.ids[:20].tolist() == inputs.selections[f"{name}_20"]["instance_id"].tolist()
+
+
+def test_the_weights_of_combined_sources_are_told():
+    facts = {"weights": {"pose": 0.25, "acsm": 0.75}, "val_animals": 31, "note": ""}
+    plain = {**facts, "val_animals": 0, "note": "equal weights: no labelled photos"}
+    metrics = {"selection_cf_all_20": facts, "selection_cf_all_9": plain, "selection_cf_mt_20": {}}
+    chosen = [Selected("cf_all_20", "cf_all", 20), Selected("cf_all_9", "cf_all", 9)]
+    chosen.append(Selected("cf_mt_20", "cf_mt", 20))
+    analysis = SimpleNamespace(selections=chosen, inputs=SimpleNamespace(metrics=metrics))
+    assert labels._weights(analysis) == [
+        "CF-All, 20, weighs pose 0.25, acsm 0.75: fitted on 31 labelled animals of val.",
+        "CF-All, 9, weighs pose 0.25, acsm 0.75: equal weights: no labelled photos.",
+    ]
 
 
 def test_a_run_without_anything(workspace):
