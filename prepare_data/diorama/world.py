@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,8 @@ class Studio:
             picture, quality = copy_picture(picture, rng), int(rng.integers(68, 90))
         bgr = cv2.cvtColor(picture.image, cv2.COLOR_RGB2BGR)
         data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
-        return Shot(entry, data, picture, phash(decode_image(data)))
+        # A world is held in memory until it is written: without meshes.
+        return Shot(entry, data, replace(picture, surface=None), phash(decode_image(data)))
 
     def label(self, shot: Shot, animal: Animal) -> dict[str, Any]:
         """One row of kind labels for an animal of a picture."""

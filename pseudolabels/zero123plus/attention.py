@@ -21,6 +21,8 @@ from wildshape.errors import UserError
 
 LARGEST_MAP = 32
 """Layers with more rows or columns are not recorded (published)."""
+_AT_ONCE = 2**20
+"""Shares that are worked out at a time where only a few tokens' maps are kept: as many as fit a cache."""
 
 
 class _Stop(Exception):
@@ -39,7 +41,9 @@ class Recorder:
         stop: whether to end the run with the last recorded layer; its result is of no use then.
         published: as released, let recorded layers answer from their upsampled queries, shrunk again
             (bicubic): later layers then see slightly other features than the network was trained with.
-        maps: by layer, [B, N, h, w]: mean over heads, for N tokens.
+        kept: indices [K] of the tokens whose maps are wanted; None: all N. What is left out still takes
+            its share, but no gradient flows, and neither time nor memory is spent on its map.
+        maps: by layer, [B, N or K, h, w]: mean over heads.
     """
 
     height: int
@@ -48,6 +52,7 @@ class Recorder:
     layers: int = 3
     stop: bool = True
     published: bool = False
+    kept: Tensor | None = None
     maps: list[Tensor] = field(default_factory=list)
 
     @property
@@ -83,7 +88,7 @@ class _Recording:
             shape = recorder.shape_of(hidden_states.shape[1])
             if max(shape) <= LARGEST_MAP:
                 fine = upsampled(hidden_states, shape, recorder.map_size)
-                recorder.maps.append(attention_maps(attn, fine, tokens, recorder.map_size))
+                recorder.maps.append(attention_maps(attn, fine, tokens, recorder.map_size, recorder.kept))
                 if recorder.stop and len(recorder.maps) == recorder.layers:
                     raise _Stop
                 if recorder.published:
@@ -101,7 +106,9 @@ def upsampled(features: Tensor, shape: tuple[int, int], size: tuple[int, int]) -
     return grid.flatten(2).transpose(1, 2)
 
 
-def attention_maps(attn: Any, features: Tensor, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+def attention_maps(
+    attn: Any, features: Tensor, tokens: Tensor, size: tuple[int, int], kept: Tensor | None = None
+) -> Tensor:
     """The attention of one cross-attention layer.
 
     Args:
@@ -109,9 +116,10 @@ def attention_maps(attn: Any, features: Tensor, tokens: Tensor, size: tuple[int,
         features: its input at the maps' resolution [B, h * w, C].
         tokens: [B, N, D].
         size: rows and columns of the maps.
+        kept: see `Recorder`.
 
     Returns:
-        [B, N, h, w], mean over heads; over tokens it sums to 1.
+        [B, N, h, w], mean over heads; over tokens it sums to 1. With ``kept`` those of K tokens.
     """
     if attn.norm_cross:
         tokens = attn.norm_encoder_hidden_states(tokens)
@@ -122,8 +130,25 @@ def attention_maps(attn: Any, features: Tensor, tokens: Tensor, size: tuple[int,
         query = attn.norm_q(query)
     if attn.norm_k is not None:
         key = attn.norm_k(key)
-    share = torch.softmax(query @ key.transpose(-1, -2) * attn.scale, dim=-1).mean(1)
+    if kept is not None:
+        share = _shares_of(query, key, attn.scale, kept)
+    else:
+        share = torch.softmax(query @ key.transpose(-1, -2) * attn.scale, dim=-1).mean(1)
     return share.transpose(1, 2).unflatten(2, size)
+
+
+@torch.no_grad()
+def _shares_of(query: Tensor, key: Tensor, scale: float, kept: Tensor) -> Tensor:
+    """Shares [B, P, K] of some tokens of queries [B, heads, P, D] and keys [B, heads, N, D].
+
+    A few positions at a time: what is thrown away at once never leaves the processor's cache.
+    """
+    step = max(1, _AT_ONCE // (key.shape[0] * key.shape[1] * key.shape[2]))
+    turned = key.transpose(-1, -2)
+    parts = [
+        torch.softmax(part @ turned * scale, dim=-1)[..., kept].mean(1) for part in query.split(step, dim=2)
+    ]
+    return torch.cat(parts, 1)
 
 
 def cross_attention_layers(unet: nn.Module) -> list[tuple[str, Any]]:

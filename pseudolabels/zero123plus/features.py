@@ -118,13 +118,16 @@ class AttentionModel:
         side = image_size // self.factor
         return int(self.unet.config.in_channels), side, side
 
-    def attention(self, images: Tensor, embedding: Tensor, noise: Tensor) -> Tensor:
+    def attention(
+        self, images: Tensor, embedding: Tensor, noise: Tensor, kept: Tensor | None = None
+    ) -> Tensor:
         """Maps [B, N, h, w] of tokens, mean over layers and heads; the gradient flows to the tokens alone.
 
         Args:
             images: [B, 3, S, S] in 0..1.
             embedding: tokens [N, D].
             noise: [B, C, s, s], see `noise_shape`.
+            kept: indices [K] of the tokens whose maps are wanted, without a gradient; None: all.
         """
         with torch.no_grad():
             latents, reference = self._encode(images)
@@ -133,7 +136,7 @@ class AttentionModel:
         tokens = embedding.expand(len(images), *embedding.shape)
         if self.switches.global_embeddings:
             tokens = tokens + self._global_embeddings(images, len(embedding))
-        found = self._read(noisy, step, tokens, beside)
+        found = self._read(noisy, step, tokens, beside, kept)
         if not self.switches.guidance:
             return found
         without = None
@@ -143,7 +146,7 @@ class AttentionModel:
                 assert nothing is not None
                 without = self._add_noise(nothing, noise)[0]
         plain = embedding.expand(len(images), *embedding.shape)
-        return (found + self._read(noisy, step, plain, without)) / 2
+        return (found + self._read(noisy, step, plain, without, kept)) / 2
 
     def _encode(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Latents as the UNet knows them, and unscaled ones for reference attention if that is on."""
@@ -163,7 +166,14 @@ class AttentionModel:
         noisy = scheduler.add_noise(latents, noise.to(latents), step.reshape(1))
         return scheduler.scale_model_input(noisy, step), step
 
-    def _read(self, noisy: Tensor, step: Tensor, tokens: Tensor, reference: Tensor | None) -> Tensor:
+    def _read(
+        self,
+        noisy: Tensor,
+        step: Tensor,
+        tokens: Tensor,
+        reference: Tensor | None,
+        kept: Tensor | None,
+    ) -> Tensor:
         reading = self.reading
         recorder = Recorder(
             noisy.shape[-2],
@@ -172,6 +182,7 @@ class AttentionModel:
             reading.layers,
             stop=not reading.whole,
             published=reading.published,
+            kept=kept,
         )
         if reference is None:
             return record_attention(self.unet, noisy, step, tokens, recorder)

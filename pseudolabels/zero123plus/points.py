@@ -21,6 +21,9 @@ from wildshape.errors import UserError
 from wildshape.geometry import Affine2D
 from wildshape.stage import MapStage
 
+AT_ONCE = 8
+"""Pictures in one forward pass. More were no faster on a CPU, and take memory."""
+
 
 class PointFinder:
     """Finds the K points of crops.
@@ -57,14 +60,16 @@ class PointFinder:
         self.radius = max(1.0, token_maps.RADIUS * model.reading.side / PUBLISHED_SIDE)
 
     def _attention(self, images: Tensor, embedding: Tensor, noise: Tensor) -> Tensor:
-        return self.model.attention(images, embedding, noise)[:, self.kept]
+        return self.model.attention(images, embedding, noise, self.kept)
 
     @torch.no_grad()
     def maps(self, crops: np.ndarray) -> Tensor:
         """Averaged attention [B, K, h, w] of the kept tokens to crops uint8 [B, S, S, 3]."""
         images = as_images(torch.from_numpy(np.ascontiguousarray(crops)).to(self.model.device))
         noise = self.noise.expand(-1, len(images), -1, -1, -1)
-        return average_attention(self._attention, images, self.embedding, noise, self.thetas)
+        return average_attention(
+            self._attention, images, self.embedding, noise, self.thetas, at_once=AT_ONCE
+        )
 
     def __call__(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Points of crops.

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from pseudolabels.zero123plus import attention
 from pseudolabels.zero123plus.attention import (
     Recorder,
     cross_attention_layers,
@@ -68,6 +69,18 @@ def test_attention_is_what_the_released_code_records(unet, golden):
     larger = functional.interpolate(maps, size=(48, 48), mode="bilinear", align_corners=False)
     torch.testing.assert_close(larger[0], golden["collected_48"], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(maps.sum(1), torch.ones(1, 24, 24))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("at_once", [2**20, 100])
+def test_a_few_tokens_maps_are_those_among_all(unet, golden, at_once, monkeypatch):
+    """Positions are gone through a few at a time; the tokens that are left out keep their share."""
+    monkeypatch.setattr(attention, "_AT_ONCE", at_once)
+    inputs = (golden["latent"].repeat(2, 1, 1, 1), golden["timestep"], golden["context"].repeat(2, 1, 1))
+    reference = record_attention(unet, *inputs, Recorder(16, 16, side=24, layers=2))
+    kept = torch.tensor([7, 0, 3])
+    found = record_attention(unet, *inputs, Recorder(16, 16, side=24, layers=2, kept=kept))
+    torch.testing.assert_close(found, reference[:, kept], rtol=1e-5, atol=1e-7)
 
 
 @torch.no_grad()
