@@ -206,7 +206,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     if done and apart < LEAST_SPREAD:
         say(
             f"keypoints/{POINTS}: the points of an animal lie on one spot (spread {apart:.3f} of the "
-            "crop's side): they tell little of its keypoints; learn the tokens for longer, or with other settings"
+            "crop's side) and tell little of its keypoints; learn the tokens for longer, or otherwise"
         )
     metrics: dict[str, Any] = {
         "points": count,
