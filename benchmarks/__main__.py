@@ -8,10 +8,11 @@ from pathlib import Path
 
 LONG = (
     "acsm_flip_consistency", "acsm_masks", "acsm_precision", "masks", "pseudo_labels", "real_cows",
-    "real_cows_settings", "real_near_duplicates", "rounds",
+    "real_cows_settings", "real_near_duplicates", "rounds", "zero123plus_helps", "zero123plus_points",
 )  # fmt: skip
 NOT_BENCHMARKS = (
     "__init__", "__main__", "acsm_arms", "machine", "real_cows_pictures", "run_img2dataset", "scale",
+    "zero123plus_baselines", "zero123plus_measures", "zero123plus_pictures",
 )  # fmt: skip
 
 

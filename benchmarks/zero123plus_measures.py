@@ -96,8 +96,9 @@ def as_keypoints(
 
     Returns:
         ``pck`` in percent, ``error`` in percent of the box's longer side, ``left_out`` (the regressor's
-        own estimate, in percent of the crop's side), ``frame``, and ``by_instance``: the keypoints that count,
-        those that are right and the sum of errors of each animal. And the keypoints [M, J, 2] in image pixels.
+        own estimate, in percent of the crop's side), ``frame``, and ``by_instance``: the keypoints of each
+        animal that count, those that are right and the sum of errors. And all of test's keypoints
+        [M, J, 2] in image pixels.
     """
     regressor, errors = choose_regressor(found.train, train.records, frame)
     records = test.records
@@ -181,9 +182,9 @@ def part_consistency(part: np.ndarray) -> dict[str, Any]:
         part: [M, K], the part under each point of each animal, 0 where it stands on none.
 
     Returns:
-        ``same_part``: share of points, in percent, that stand on the part where that point stands most
-        often. ``by_chance``: share of the part on which most of all points stand: who knows nothing of parts
-        has as much. ``off``: share that stands on none, which is never the same. ``parts``: how many parts
+        ``same_part``: share of points, in percent, on the part where that point stands most often.
+        ``by_chance``: share of the part on which most of all points stand: who knows nothing of parts has
+        as much. ``off``: share that stands on none, which is never the same. ``parts``: how many parts
         are some point's. ``information``: of a point's number about its part, in percent of the parts'
         entropy.
     """
