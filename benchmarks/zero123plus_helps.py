@@ -28,7 +28,7 @@ from benchmarks.pseudo_labels import (
     measure_arm,
     number,
     spread,
-    start_run,
+    start_world,
     without_animals,
 )
 from benchmarks.zero123plus_baselines import model_folder
@@ -41,6 +41,8 @@ from wildshape.tables import read_table
 from wildshape.workspace import Workspace
 
 SOURCE = "zero123plus"
+COMBINED = "cf_all"
+SIZES = ("num_train", "num_val", "num_test", "num_web")
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,9 @@ SELECTIONS = (
     Selection("kpconf"),
     Selection("cf_cm"),
     Selection("cf_cm", SOURCE),
-    Selection("cf_all"),
+    Selection(COMBINED),
 )
-COMPARED = ("cf_cm_zero123plus", "cf_all")
+COMPARED = ("cf_cm_zero123plus", COMBINED)
 AGAINST = ("cf_cm", "kpconf", "random", "labels")
 
 
@@ -99,9 +101,12 @@ class Seed:
         self.options, self.seed, self.until = options, seed, until
         settings = {name: getattr(options, name) for name in STEPS}
         limits = {"time_limit": self.minutes_left(), "selection_num": options.selection_num}
-        self.pipeline: Pipeline = start_run(
-            options.root, options.category, seed, options.num_web, **settings, **limits
+        given = {name: getattr(options, name) for name in SIZES}
+        size = {name: value for name, value in given.items() if value is not None}
+        self.pipeline: Pipeline = start_world(
+            options.root, options.category, seed, size, **settings, **limits
         )
+        self.pipeline.pose()
         self.workspace: Workspace = self.pipeline.workspace
 
     def minutes_left(self) -> float:
@@ -151,8 +156,10 @@ class Seed:
         selections, _ = arms_there()
         self.second_opinion()
         self.train("labels")
-        # Criteria that combine all sources look at the 3D model's too.
         self.call("label with the 3D model", "acsm.generate_pl", arm="labels")
+        if any(item.criterion == COMBINED for item in selections):
+            # It weighs all sources, the 3D model's too, by what they say of the labelled animals of val.
+            self.pipeline.label_val()
         candidates = min(len(self.workspace.load_keypoints(name)) for name in ("pose", SOURCE))
         count = min(self.pipeline.sizes.selection_num, candidates)
         figures: dict[str, Any] = {
@@ -265,7 +272,8 @@ def main(argv: list[str] | None = None) -> int:
     add("--model", default="small", help="small, or a folder in diffusers' layout")
     add("--seeds", type=int, default=3)
     add("--first_seed", type=int, default=FIRST_SEED)
-    add("--num_web", type=int, default=None, help="web images of each world")
+    for name in SIZES:
+        add(f"--{name}", type=int, default=None, help="photos of each world; default as of pseudo_labels")
     add("--selection_num", type=int, default=None, help="pseudo-labels that a criterion keeps")
     for name, steps in STEPS.items():
         add(f"--{name}", type=int, default=steps)
@@ -295,11 +303,11 @@ def main(argv: list[str] | None = None) -> int:
             "category",
             "model",
             "first_seed",
-            "num_web",
             "token_steps",
             "num_tokens",
             "side",
             "views",
+            *SIZES,
             *STEPS,
         )
         settings = {name: getattr(options, name) for name in kept}
