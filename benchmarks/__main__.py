@@ -13,6 +13,7 @@ LONG = (
 NOT_BENCHMARKS = (
     "__init__", "__main__", "acsm_arms", "machine", "real_cows_pictures", "run_img2dataset", "scale",
     "zero123plus_baselines", "zero123plus_measures", "zero123plus_pictures",
+    "zero123plus_tables",
 )  # fmt: skip
 
 

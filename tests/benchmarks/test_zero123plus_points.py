@@ -116,7 +116,7 @@ def test_an_untrained_network_is_the_model_but_for_its_weights(tmp_path):
     small_model.save_half(small_model.build_pipeline(sizes, ["horse"], 0), tmp_path / "model")
     out = baselines.untrained(str(tmp_path / "model"), tmp_path / "random", seed=3)
     model, other = (small_model.load_small(folder) for folder in (tmp_path / "model", out))
-    assert other.unet.config.block_out_channels == (16, 16)
+    assert list(other.unet.config.block_out_channels) == [16, 16]
     pairs = list(zip(model.unet.state_dict().items(), other.unet.state_dict().items()))
     assert [a[0] for a, _ in pairs] == [b[0] for _, b in pairs]
     assert any(not torch.equal(a[1], b[1]) for a, b in pairs)
@@ -163,7 +163,7 @@ def test_parts_of_photos_that_are_rendered_again(tmp_path):
     from wildshape.workspace import Workspace
 
     workspace = Workspace(tmp_path, "horse", "bench")
-    sizes = {"num_train": 1, "num_val": 0, "num_test": 3, "num_web": 0, "image_size": 96, "identities": 2}
+    sizes = {"num_train": 1, "num_val": 0, "num_test": 3, "num_web": 0, "image_size": 192, "identities": 2}
     make_diorama.run(make_diorama.Config(category="horse", data_root=tmp_path, seed=7, **sizes), workspace)
     parts = measures.true_parts(workspace)
     labels = workspace.load("labels").take(workspace.load("labels")["split"] == "test")
@@ -173,11 +173,10 @@ def test_parts_of_photos_that_are_rendered_again(tmp_path):
     for row in labels.rows():
         under = measures.parts_under(row["xy"], parts[row["instance_id"]], 3.0)
         for name, part, seen in zip(names, under, row["visible"]):
-            wanted = "legs" if "paw" in name.lower() or "hoof" in name.lower() else None
-            wanted = "head" if "nose" in name.lower() or "eye" in name.lower() else wanted
+            wanted = {"_paw": "legs", "Nose": "head"}.get(name[-4:])
             if seen == 2 and wanted:
                 right.append(part == PARTS.index(wanted) + 1)
-    assert len(right) >= 5 and np.mean(right) > 0.8
+    assert len(right) >= 5 and np.mean(right) > 0.85
     (workspace.data_dir / "diorama" / "world.json").unlink()
     assert sorted(measures.true_parts(workspace)) == sorted(parts)  # from its file
 
