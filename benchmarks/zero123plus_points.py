@@ -9,8 +9,8 @@ clusters of pixels by colour and place. Measured on the labelled photos of test,
     labels    how few labelled photos the regression needs, for all of `works`
     sweep     layers, noise, number of points, side of the maps and frame, on the first --sweep_seeds seeds
 
-Run it again to continue. Tokens are learnt as `train_tokens` does by default; `--steps 200 --side 32` takes an
-eighth of the time on a CPU.
+Run it again to continue. Tokens are learnt as by default; `--steps 200 --side 32` takes an eighth of the
+time on a CPU.
 
     python -m benchmarks.zero123plus_points --root bench_points [--parts works labels] [--time_limit 50]
 """
