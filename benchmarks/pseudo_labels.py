@@ -50,11 +50,26 @@ def start_run(
         num_web: Web images; None: as many as a world has by default.
         **settings: Of `wildshape run`, over `STEPS`.
     """
+    size = {} if num_web is None else {"num_web": num_web}
+    pipeline = start_world(root, category, seed, size, **settings)
+    pipeline.pose()
+    return pipeline
+
+
+def start_world(root: Path, category: str, seed: int, size: dict[str, int], **settings: Any) -> Pipeline:
+    """A world, its images, its boxes and their true keypoints; what is done stays.
+
+    Args:
+        root: Folder of all seeds.
+        category: The animal.
+        seed: Of the world and of all trainings.
+        size: How many pictures of each kind, as of `DioramaConfig`.
+        **settings: Of `wildshape run`, over `STEPS`.
+    """
     workspace = Workspace(root / f"seed_{seed}", category, "bench")
     workspace.mark()
     common = {"category": category, "name": "bench", "data_root": workspace.root}
     diorama = importlib.import_module("prepare_data.make_diorama")
-    size = {} if num_web is None else {"num_web": num_web}
     diorama.run(diorama.Config(**common, seed=seed, **size), workspace)
     chosen = {**STEPS, **settings}
     pipeline = Pipeline(Config(**common, labels="diorama", seed=seed, size="cpu", **chosen), workspace)
@@ -62,7 +77,6 @@ def start_run(
         pipeline.images()
     pipeline.boxes("simulated")
     truth_keypoints(workspace)
-    pipeline.pose()
     return pipeline
 
 
@@ -89,15 +103,7 @@ def run_seed(options: argparse.Namespace, seed: int) -> dict[str, Any]:
         pipeline.train_acsm(arm, use_web_images=True, web_images_num=kept, **chosen)
     figures: dict[str, Any] = {"candidates": candidates, "selected": count, "arms": {}, "pck": {}}
     for arm in (*ARMS, *(extra if options.more_ceilings else ())):
-        pipeline.call(f"measure {arm}", "acsm.evaluate", arm=arm)
-        metrics = read_json(workspace.metrics_path(f"acsm_{arm}_test"))
-        encoder = {"arm": arm} if pipeline.sizes.encoder_steps else {}
-        figures["arms"][arm] = {
-            "auc": metrics["auc"],
-            "camera_error": metrics["camera_error_deg"],
-            "encoder_pck": pose_pck(pipeline, f"measure encoder {arm}", flip_average=True, **encoder),
-            "by_instance": of_world(metrics["by_instance"], seed),
-        }
+        figures["arms"][arm] = measure_arm(pipeline, arm, seed)
     for name in SELECTIONS:
         kept = candidates if name == "all" else count
         figures["pck"][name] = selection_quality(workspace, name, kept)
@@ -111,6 +117,19 @@ def run_seed(options: argparse.Namespace, seed: int) -> dict[str, Any]:
     }
     figures["seconds"] = dict(pipeline.timings)
     return figures
+
+
+def measure_arm(pipeline: Pipeline, arm: str, seed: int) -> dict[str, Any]:
+    """What an arm's 3D model and its encoder are worth on test, and the 3D model animal by animal."""
+    pipeline.call(f"measure {arm}", "acsm.evaluate", arm=arm)
+    metrics = read_json(pipeline.workspace.metrics_path(f"acsm_{arm}_test"))
+    encoder = {"arm": arm} if pipeline.sizes.encoder_steps else {}
+    return {
+        "auc": metrics["auc"],
+        "camera_error": metrics["camera_error_deg"],
+        "encoder_pck": pose_pck(pipeline, f"measure encoder {arm}", flip_average=True, **encoder),
+        "by_instance": of_world(metrics["by_instance"], seed),
+    }
 
 
 def guides(workspace: Workspace, selection: str, kept: int) -> dict[str, float]:

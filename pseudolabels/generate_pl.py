@@ -19,6 +19,7 @@ import numpy as np
 from pseudolabels.zero123plus import naming
 from pseudolabels.zero123plus.crops import mattes_note, mattes_of
 from pseudolabels.zero123plus.points import PointFinder, PointPseudoLabels
+from pseudolabels.zero123plus.regressor import LEAST_SPREAD, spread
 from pseudolabels.zero123plus.sheet import save_sheet
 from pseudolabels.zero123plus.token_file import FILE, TokenFile, load_model_of
 from wildshape.cli import CommonConfig, say, script_main
@@ -142,15 +143,20 @@ def _measured(
     }
 
 
+def _boxes(instances: Table, points: Table) -> np.ndarray:
+    """The boxes [N, 4] of the animals that have points."""
+    place = instances.lookup("instance_id")
+    return instances["box_xyxy"][[place[name] for name in points["instance_id"]]]
+
+
 def _name(
     config: Config, workspace: Workspace, points: Table, regressor: naming.Regressor, source: str = SOURCE
 ) -> Table:
     """The named keypoints of the animals of ``points`` as `keypoints/<source>`."""
     instances = workspace.load("labels" if source == LABELLED else "instances")
-    place = instances.lookup("instance_id")
 
     def make() -> Table:
-        boxes = instances["box_xyxy"][[place[name] for name in points["instance_id"]]]
+        boxes = _boxes(instances, points)
         xy, confidence = naming.named(regressor, points["xy"], points["confidence"], boxes)
         columns = {
             "instance_id": points["instance_id"],
@@ -207,8 +213,15 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         f"keypoints/{POINTS}: {count} points of {len(points)} of {len(instances)} animals, mean peak mass "
         f"{mass:.3f}{left}"
     )
+    apart = float(spread(naming.to_unit(points["xy"], _boxes(instances, points))).mean()) if done else 0.0
+    if done and apart < LEAST_SPREAD:
+        say(
+            f"keypoints/{POINTS}: the points of an animal lie on one spot (spread {apart:.3f} of the "
+            "crop's side) and tell little of its keypoints; learn the tokens for longer, or otherwise"
+        )
     metrics: dict[str, Any] = {
         "points": count,
+        "spread_of_crop": apart,
         "instances": len(instances),
         "predicted": len(points),
         "matted": matted,

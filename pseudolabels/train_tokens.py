@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pseudolabels.zero123plus.crops import AnimalCrops, mattes_note, mattes_of, read_crops, sample_rows
-from pseudolabels.zero123plus.features import AttentionModel, Reading, Switches, load_model
+from pseudolabels.zero123plus.features import (
+    TRAINING_STEPS,
+    AttentionModel,
+    Reading,
+    Switches,
+    load_model,
+)
 from pseudolabels.zero123plus.token_file import FILE, KIND, TokenFile, model_facts
 from pseudolabels.zero123plus.tokens import PUBLISHED_SIDE, Tokens, TokenSettings, TokenTask, most_chosen
 from wildshape.cli import CommonConfig, say, script_main
@@ -75,6 +81,9 @@ class Config(MonitorOptions, CommonConfig):
     """Side of the attention maps; default 128, as published, or 4 times the latents' where that is less."""
     layers: int = 3
     """Cross-attention layers that are read, the first ones on the way up."""
+    noise_step: int = -1
+    """Of the 50 steps of the schedule, from the noisiest, the one that pictures are noised to; -1: the
+    least noisy, as published."""
     chunk: int = 1
     """Crops whose attention is in memory at a time; more is faster where there is room."""
     published: bool = False
@@ -111,6 +120,10 @@ class Config(MonitorOptions, CommonConfig):
         for name, number in least.items():
             if getattr(self, name) < number:
                 raise UserError(f"--{name}: expected at least {number}; found {getattr(self, name)}")
+        if not -TRAINING_STEPS <= self.noise_step < TRAINING_STEPS:
+            raise UserError(
+                f"--noise_step: expected {-TRAINING_STEPS} to {TRAINING_STEPS - 1}; found {self.noise_step}"
+            )
         if self.keep > self.num_tokens:
             raise UserError(f"--keep: expected at most --num_tokens {self.num_tokens}; found {self.keep}")
         _ = self.settings
@@ -239,7 +252,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         config.model,
         device=device,
         switches=config.switches,
-        reading=Reading(layers=config.layers, published=config.published),
+        reading=Reading(layers=config.layers, published=config.published, noise_step=config.noise_step),
         revision=config.revision,
         dtype=config.dtype,
     )

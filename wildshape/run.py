@@ -110,6 +110,10 @@ def sizes_for(config: Config) -> Sizes:
     return replace(chosen, **given)
 
 
+class StoppedByTimeLimit(UserError):
+    """A training has not finished within its ``--time_limit``; its state is saved."""
+
+
 class Pipeline:
     """The steps of one run.
 
@@ -157,7 +161,7 @@ class Pipeline:
             self.timings[title] = round(self.timings.get(title, 0.0) + seconds, 2)
         write_json(self.workspace.metrics_path("timings"), self.timings)
         if isinstance(result, dict) and result.get("finished") is False:
-            raise UserError(
+            raise StoppedByTimeLimit(
                 f"{title} stopped at its --time_limit; its state is saved: run the same command again"
             )
         return result

@@ -16,6 +16,7 @@ from prepare_data.diorama.config import DioramaConfig
 from prepare_data.diorama.noise import sensor_noise
 from prepare_data.diorama.paint import SUPERSAMPLE, cast_shadow, draw_mesh, light_vertices
 from prepare_data.diorama.pose import apply_pose, rotation_xyz, sample_pose
+from prepare_data.diorama.subjects import BONE_PART
 from prepare_data.diorama.viewpoint import Viewpoint, look_at_rotation, sample_azimuth
 from prepare_data.diorama.zoo import Zoo, stranger_count
 
@@ -52,12 +53,31 @@ class Animal:
 
 
 @dataclass(frozen=True)
+class Surface:
+    """An animal's mesh as the camera sees it.
+
+    Attributes:
+        projected: [V, 3], xy_image and depth.
+        faces: int64 [F, 3].
+        part: int64 [V], position in `subjects.PARTS`.
+    """
+
+    projected: np.ndarray
+    faces: np.ndarray
+    part: np.ndarray
+
+
+@dataclass(frozen=True)
 class Picture:
-    """A rendered picture: RGB uint8 [H, W, 3] and its animals, the one it was taken for first."""
+    """A rendered picture: RGB uint8 [H, W, 3] and its animals, the one it was taken for first.
+
+    ``surface`` is the first animal's; it is not kept with the world.
+    """
 
     image: np.ndarray
     animals: tuple[Animal, ...]
     season: str
+    surface: Surface | None = None
 
 
 @dataclass
@@ -74,6 +94,7 @@ class _Actor:
     rotation: np.ndarray  # rest to world
     albedo: np.ndarray
     openness: np.ndarray
+    part: np.ndarray
     projected: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
     alpha: np.ndarray | None = None
     seen: np.ndarray | None = None  # keypoints that the animal itself does not hide
@@ -130,7 +151,10 @@ def render_picture(
         owner[hidden > 0.5] = -1
     image = _develop(picture, rng, difficulty)
     animals = [_describe(actor, i, owner, view) for i, actor in enumerate(actors)]
-    return Picture(image, tuple(a for a in animals if a is not None), weather.season)
+    surface = None
+    if actors and animals[0] is not None:
+        surface = Surface(actors[0].projected, actors[0].faces, actors[0].part)
+    return Picture(image, tuple(a for a in animals if a is not None), weather.season, surface)
 
 
 def _picture_size(config: DioramaConfig, rng: np.random.Generator) -> tuple[int, int]:
@@ -152,7 +176,7 @@ def _hire(zoo, config, species, rng, ground, yaw, native) -> _Actor:
     placed = (vertices * size) @ spin.T + [ground[0], ground[1], 0.0]
     return _Actor(
         species, identity, pose.kind, coat, body.faces.astype(np.int64), body.keypoint_vertices,
-        placed, spin @ turn, albedo, body.openness,
+        placed, spin @ turn, albedo, body.openness, BONE_PART[body.bones[:, 0]],
     )  # fmt: skip
 
 

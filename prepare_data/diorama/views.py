@@ -150,15 +150,29 @@ def draw_subject(
 
 def part_map(subject: Subject, view: Viewpoint, side: int) -> np.ndarray:
     """Which part each pixel's centre shows: uint8 [S, S], 0 for none, else 1 + position in `PARTS`."""
-    out = np.zeros((side, side), np.uint8)
-    projected = view.project(subject.vertices)
-    window = image_window(projected[:, :2], side, side)
+    return surface_parts(view.project(subject.vertices), subject.faces, subject.part, (side, side))
+
+
+def surface_parts(
+    projected: np.ndarray, faces: np.ndarray, part: np.ndarray, size: tuple[int, int]
+) -> np.ndarray:
+    """Which part of a mesh each pixel's centre shows: uint8 [H, W], 0 for none, else 1 + the part.
+
+    Args:
+        projected: [V, 3], xy_image and depth.
+        faces: int64 [F, 3].
+        part: int64 [V].
+        size: H and W.
+    """
+    height, width = size
+    out = np.zeros(size, np.uint8)
+    window = image_window(projected[:, :2], height, width)
     if window is None:
         return out
-    left, top, size = window
-    faces = rasterize(to_window_ndc(projected, window)[None], subject.faces, size).face_ids[0]
-    shown = np.where(faces >= 0, subject.part[subject.faces[faces, 0]] + 1, 0)
-    inside = shown[: side - top, : side - left]
+    left, top, side = window
+    seen = rasterize(to_window_ndc(projected, window)[None], faces, side).face_ids[0]
+    shown = np.where(seen >= 0, part[faces[seen, 0]] + 1, 0)
+    inside = shown[: height - top, : width - left]
     out[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
     return out
 

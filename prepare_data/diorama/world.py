@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ WORLD_VERSION = 2
 DETECTOR = "diorama"
 _LEAST_SEEN = 6  # keypoints of the main animal
 _LEAST_AREA = 0.0016  # share of the picture below which an animal is scenery
-_ATTEMPTS = 12
+ATTEMPTS = 12
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Studio:
 
     def picture(self, entry: Entry, first_attempt: int = 0) -> Picture:
         """The original picture of an entry; drawn anew until its main animal can be made out."""
-        for attempt in range(first_attempt, first_attempt + _ATTEMPTS):
+        for attempt in range(first_attempt, first_attempt + ATTEMPTS):
             picture = render_picture(
                 self.zoo, self.config, self.species, entry.stream, entry.index, entry.cast, attempt
             )
@@ -99,7 +99,8 @@ class Studio:
             picture, quality = copy_picture(picture, rng), int(rng.integers(68, 90))
         bgr = cv2.cvtColor(picture.image, cv2.COLOR_RGB2BGR)
         data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
-        return Shot(entry, data, picture, phash(decode_image(data)))
+        # A world is held in memory until it is written: without meshes.
+        return Shot(entry, data, replace(picture, surface=None), phash(decode_image(data)))
 
     def label(self, shot: Shot, animal: Animal) -> dict[str, Any]:
         """One row of kind labels for an animal of a picture."""
@@ -163,7 +164,7 @@ def part_splits(studio: Studio, shots: list[Shot]) -> list[Shot]:
         if not redo:
             break
         shots = [
-            studio.shoot(shot.entry, _ATTEMPTS * round_)
+            studio.shoot(shot.entry, ATTEMPTS * round_)
             if (shot.entry.stream, shot.entry.index) in redo
             else shot
             for shot in shots

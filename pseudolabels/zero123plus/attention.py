@@ -89,9 +89,9 @@ class Recorder:
         stop: whether to end the run with the last recorded layer; its result is of no use then.
         published: as released, let recorded layers answer from their upsampled queries, shrunk again
             (bicubic): later layers then see slightly other features than the network was trained with.
-        kept: indices [M] of the tokens whose maps are wanted; None: all.
+        kept: indices [M] of the tokens whose maps are wanted; None: all N. Others still take their share.
         layer_maps: computes a layer's maps.
-        maps: by layer, [B, N or M, h, w]: mean over heads, for N tokens.
+        maps: by layer, [B, N or M, h, w]: mean over heads.
     """
 
     height: int

@@ -145,7 +145,8 @@ class AttentionModel:
         if self.switches.global_embeddings:
             tokens = tokens + self._global_embeddings(images, len(embedding))
         found = self._read((noisy, step), tokens, beside, kept)
-        if not self.switches.guidance:
+        # Without the other two nothing of the picture can be left out: the mean is of two equal maps.
+        if not self.switches.guidance or self.switches.on == ("guidance",):
             return found
         without = None
         if beside is not None:

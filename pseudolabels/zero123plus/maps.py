@@ -23,37 +23,69 @@ def pixel_centres(height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor
 
 
 def peaks(maps: Tensor) -> Tensor:
-    """Centre of the largest pixel of each map [..., H, W], as [..., 2]."""
-    place = maps.flatten(-2).argmax(-1)
+    """Centre of the largest pixel of each map [..., H, W], as [..., 2].
+
+    Of several equally large ones, as where attention is saturated, the one nearest to their mean position:
+    the middle of a plateau, not its first corner.
+    """
     width = maps.shape[-1]
+    flat = maps.detach().flatten(-2)
+    top, place = flat.max(-1)
+    ties = flat == top[..., None]
+    several = ties.sum(-1) > 1
+    if several.any():
+        place = place.clone()
+        place[several] = _middle(ties[several], width)
     return torch.stack((place % width, place // width), -1).to(maps.dtype) + 0.5
 
 
+def _middle(ties: Tensor, width: int) -> Tensor:
+    """Of the pixels marked in each row of bool [M, H * W], the one [M] nearest to their mean."""
+    index = torch.arange(ties.shape[-1], device=ties.device)
+    x, y = (index % width).double(), (index // width).double()
+    share = ties.double() / ties.sum(-1, keepdim=True)
+    distance = (x - (share @ x)[:, None]).square() + (y - (share @ y)[:, None]).square()
+    # Rounding must not decide between pixels that lie equally near: the first one does.
+    return torch.where(ties, (1e6 * distance).round(), torch.inf).argmin(-1)
+
+
+def _about_peak(maps: Tensor, radius: float) -> tuple[Tensor, Tensor]:
+    """Peaks [..., 2], and maps [..., H, W] relative to their largest value, 0 beyond a radius."""
+    x, y = pixel_centres(*maps.shape[-2:], maps)
+    top = peaks(maps)
+    distance = (x - top[..., 0, None, None]).square() + (y - top[..., 1, None, None]).square()
+    # Shares of a token that hardly anything attends to underflow when they are multiplied.
+    largest = maps.amax((-2, -1), keepdim=True)
+    relative = torch.where(largest > 0, maps / largest, torch.zeros_like(maps))
+    return top, relative * (distance <= radius**2)
+
+
 def weighted_peaks(maps: Tensor, radius: float = RADIUS) -> Tensor:
-    """Mean position [..., 2] within a radius of each map's largest pixel, weighted by the map.
+    """Mean position [..., 2] within a radius of each map's peak, weighted by the map.
 
     Args:
-        maps: [..., H, W], at least 0.
+        maps: [..., H, W], at least 0; one that is 0 everywhere has its peak in the middle.
         radius: in pixels, itself included.
     """
     x, y = pixel_centres(*maps.shape[-2:], maps)
-    top = peaks(maps)
-    distance = (x - top[..., 0, None, None]).square() + (y - top[..., 1, None, None]).square()
-    near = maps * (distance <= radius**2)
-    mass = near.sum((-2, -1)).clamp_min(torch.finfo(maps.dtype).tiny)
-    return torch.stack(((near * x).sum((-2, -1)), (near * y).sum((-2, -1))), -1) / mass[..., None]
+    top, near = _about_peak(maps, radius)
+    mass = near.sum((-2, -1))
+    mean = torch.stack(((near * x).sum((-2, -1)), (near * y).sum((-2, -1))), -1)
+    return torch.where(mass[..., None] > 0, mean / mass[..., None].clamp_min(0.5), top)
 
 
 def peak_mass(maps: Tensor, radius: float = RADIUS) -> Tensor:
-    """Share [...] of each map [..., H, W] that lies within a radius of its largest pixel.
+    """Share [...] of each map [..., H, W] that lies within a radius of its peak.
 
-    It is 1 for a map with one sharp peak and about the disc's share of the map for a flat one.
+    It is 1 for a map with one sharp peak, about the disc's share of the map for a flat one, and 0 for a map
+    that is 0 everywhere.
     """
-    x, y = pixel_centres(*maps.shape[-2:], maps)
-    top = peaks(maps)
-    distance = (x - top[..., 0, None, None]).square() + (y - top[..., 1, None, None]).square()
-    total = maps.sum((-2, -1)).clamp_min(torch.finfo(maps.dtype).tiny)
-    return (maps * (distance <= radius**2)).sum((-2, -1)) / total
+    _, near = _about_peak(maps, radius)
+    largest = maps.amax((-2, -1))
+    total = (maps / torch.where(largest > 0, largest, torch.ones_like(largest))[..., None, None]).sum(
+        (-2, -1)
+    )
+    return near.sum((-2, -1)) / total.clamp_min(1.0)
 
 
 def gaussians(centre: Tensor, height: int, width: int, sigma: float = SIGMA) -> Tensor:
@@ -93,7 +125,7 @@ def furthest_points(xy: Tensor, number: int) -> Tensor:
     """Indices [..., number] of points spread far apart, the two furthest of all first.
 
     Each further one has the largest distance to its nearest chosen one (Eldar et al., 1997), the first of
-    equal ones.
+    equal ones. None is chosen twice, also where points coincide.
 
     Args:
         xy: [..., N, 2].
@@ -106,6 +138,7 @@ def furthest_points(xy: Tensor, number: int) -> Tensor:
     if not 2 <= number <= count:
         raise ValueError(f"expected 2 to {count} points; found {number}")
     distance = (xy[..., :, None, :] - xy[..., None, :, :]).square().sum(-1)
+    distance = distance - torch.eye(count, dtype=distance.dtype, device=distance.device)
     pair = distance.flatten(-2).argmax(-1)
 
     def row(index: Tensor) -> Tensor:

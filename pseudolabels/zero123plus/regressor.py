@@ -18,6 +18,8 @@ from wildshape.errors import UserError
 
 STRENGTHS = tuple(10.0**power for power in np.arange(-6, 3.5, 0.5))
 """Ridge strengths tried, relative to the mean variance of the inputs times the number of animals."""
+LEAST_SPREAD = 0.05
+"""Of an animal's points, in crop sides, from which they have a main axis; nearer ones have no frame."""
 Frame = Literal["box", "points"]
 
 
@@ -50,7 +52,8 @@ class Regressor:
     Attributes:
         frame: ``box``: coordinates in the crop, which know left from right of the picture and up from
             down; ``points``: in the frame of the points themselves (their mean, main axis and spread), so
-            that a turned picture gives turned keypoints.
+            that a turned picture gives turned keypoints. Points that lie closer than `LEAST_SPREAD` do not
+            turn it, and it is not smaller than that.
         points_mean: [2 K], subtracted from the inputs.
         weights: [2 K, J, 2].
         bias: [J, 2].
@@ -168,14 +171,22 @@ def _frames(points: np.ndarray, frame: Frame) -> tuple[np.ndarray, np.ndarray, n
     centre = points.mean(1)
     local = points - centre[:, None]
     covariance = np.einsum("nki,nkj->nij", local, local) / points.shape[1]
-    values, vectors = np.linalg.eigh(covariance)
+    _, vectors = np.linalg.eigh(covariance)
     main = vectors[:, :, 1]
     # Of the main axis' two directions the one to the first points: a half turn of the picture turns it.
     order = np.linspace(1, -1, points.shape[1])
     sign = np.sign(np.einsum("k,nki,ni->n", order, local, main))
     main = main * np.where(sign == 0, 1.0, sign)[:, None]
     turn = np.stack([main, np.stack([-main[:, 1], main[:, 0]], 1)], 1)
-    return centre, turn, np.sqrt(values.sum(1)).clip(1e-6)
+    scale = spread(points)
+    turn[scale < LEAST_SPREAD] = np.eye(2)
+    return centre, turn, scale.clip(LEAST_SPREAD)
+
+
+def spread(points: np.ndarray) -> np.ndarray:
+    """How far the points [N, K, 2] of each animal lie from their mean: root mean square distance [N]."""
+    points = np.asarray(points, float)
+    return np.sqrt(((points - points.mean(1, keepdims=True)) ** 2).sum(2).mean(1))
 
 
 def _to_frame(xy: np.ndarray, centre: np.ndarray, turn: np.ndarray, scale: np.ndarray) -> np.ndarray:

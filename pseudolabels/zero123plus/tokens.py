@@ -271,6 +271,7 @@ def average_attention(
     noise: Tensor,
     thetas: Sequence[Tensor],
     fill: float = 1.0,
+    at_once: int = 1,
 ) -> Tensor:
     """Attention averaged over views of an image, each warped back (published: 10 views).
 
@@ -281,19 +282,26 @@ def average_attention(
         noise: [V, B, C, s, s], one for each view.
         thetas: V transforms [2, 3].
         fill: beyond the images' edge.
+        at_once: pictures in one forward pass; views share one where several fit.
 
     Returns:
         [B, N, h, w]: mean over the views that show a place; 0 where none does.
     """
+    if len(noise) != len(thetas) or not thetas:
+        raise ValueError(f"expected noise for each of at least one view; found {len(noise)}, {len(thetas)}")
+    count, step = len(images), max(1, at_once // max(1, len(images)))
     total: Tensor | None = None
     views: Tensor | None = None
-    for theta, drawn in zip(thetas, noise, strict=True):
-        moved = theta.to(images).expand(len(images), 2, 3)
-        found = attention_of(warp(images, moved, fill), embedding, drawn)
-        restored, seen = restore(found, moved)
+    for first in range(0, len(thetas), step):
+        some = torch.stack([theta.to(images) for theta in thetas[first : first + step]])
+        turned = some.repeat_interleave(count, 0)
+        shown = warp(images.repeat(len(some), 1, 1, 1), turned, fill)
+        found = attention_of(shown, embedding, noise[first : first + step].flatten(0, 1))
+        restored, seen = restore(found, turned)
         weight = seen.to(restored.dtype)[:, None]
-        total = restored * weight if total is None else total + restored * weight
-        views = weight if views is None else views + weight
-    if total is None or views is None:
-        raise ValueError("expected at least one view")
+        summed = (restored * weight).unflatten(0, (len(some), count)).sum(0)
+        shown_in = weight.unflatten(0, (len(some), count)).sum(0)
+        total = summed if total is None else total + summed
+        views = shown_in if views is None else views + shown_in
+    assert total is not None and views is not None
     return total / views.clamp_min(1)

@@ -71,6 +71,16 @@ def test_attention_is_what_the_released_code_records(unet, golden):
 
 
 @torch.no_grad()
+def test_a_few_tokens_maps_are_those_among_all(unet, golden):
+    """The tokens that are left out keep their share."""
+    inputs = (golden["latent"].repeat(2, 1, 1, 1), golden["timestep"], golden["context"].repeat(2, 1, 1))
+    reference = record_attention(unet, *inputs, Recorder(16, 16, side=24, layers=2))
+    kept = torch.tensor([7, 0, 3])
+    found = record_attention(unet, *inputs, Recorder(16, 16, side=24, layers=2, kept=kept))
+    torch.testing.assert_close(found, reference[:, kept], rtol=1e-5, atol=1e-7)
+
+
+@torch.no_grad()
 def test_the_network_itself_is_unchanged(unet, golden):
     processors = [module.processor for _, module in cross_attention_layers(unet)]
     inputs = (golden["latent"], golden["timestep"])

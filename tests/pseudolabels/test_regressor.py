@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pseudolabels.zero123plus.regressor import STRENGTHS, Regressor, fit_published, fit_regressor
+from pseudolabels.zero123plus.regressor import STRENGTHS, Regressor, fit_published, fit_regressor, spread
 from wildshape.errors import UserError
 
 GOLDEN = Path(__file__).parents[1] / "data/stable_keypoints/keypoint_maths.npz"
@@ -100,6 +100,28 @@ def test_a_turned_picture_gives_turned_keypoints():
         np.testing.assert_allclose(free(turned(xy, degrees)), turned(free(xy), degrees), atol=1e-9)
     assert np.abs(free(turned(xy, 90)) - turned(keypoints, 90)).max() < 0.02
     assert np.abs(box(turned(xy, 90)) - turned(keypoints, 90)).max() > 0.02
+
+
+def test_points_on_one_spot_have_no_frame_and_do_not_rule_the_others():
+    """An animal whose points coincide has no axis; in units of their spread it would lie far away."""
+    rng = np.random.default_rng(6)
+    shape = np.array([[0.2, 0.5], [0.4, 0.52], [0.6, 0.48], [0.8, 0.5], [0.3, 0.7], [0.75, 0.7]])
+    xy = shape + rng.normal(0, 0.01, (30, 6, 2))
+    keypoints = xy[:, [0, 4]] + [0.0, 0.05]
+    xy[3] = 0.5 + rng.normal(0, 1e-7, (6, 2))
+    np.testing.assert_allclose(spread(xy[:1]), np.sqrt((xy[0] - xy[0].mean(0)).var(0).sum()))
+    assert spread(xy)[3] < 1e-6
+    regressor = fit_regressor(xy, keypoints, np.ones((30, 2)), frame="points")
+    others = np.arange(30) != 3
+    error = np.linalg.norm(regressor(xy[others]) - keypoints[others], axis=-1)
+    assert error.mean() < 0.05
+    # What is said of that animal does not depend on how its points happen to be strewn.
+    again = xy[3:4] + rng.normal(0, 1e-7, (1, 6, 2))
+    np.testing.assert_allclose(regressor(again), regressor(xy[3:4]), atol=1e-4)
+    same = np.full((30, 6, 2), 0.5)
+    for frame in ("box", "points"):
+        guess = fit_regressor(same, keypoints, np.ones((30, 2)), frame=frame)(same)
+        np.testing.assert_allclose(guess, np.tile(keypoints.mean(0), (30, 1, 1)), atol=1e-9)
 
 
 def test_it_is_written_and_read(tmp_path):

@@ -72,6 +72,13 @@ def test_divergence_one_map_at_a_time():
     assert min(expected) > 0
 
 
+def test_no_point_is_taken_twice():
+    """Where all tokens peak on one spot, each still teaches once."""
+    assert maps.furthest_points(torch.zeros(6, 2), 4).tolist() == [0, 1, 2, 3]
+    xy = torch.tensor([[3.0, 3], [3, 3], [9, 3], [3, 3], [3, 4]])
+    assert maps.furthest_points(xy, 5).tolist() == [2, 4, 0, 1, 3]
+
+
 def test_furthest_points_need_points():
     with pytest.raises(ValueError, match="expected 2 to 3 points; found 4"):
         maps.furthest_points(torch.zeros(3, 2), 4)
@@ -84,8 +91,37 @@ def test_a_blob_is_found_to_a_fraction_of_a_pixel():
     torch.testing.assert_close(maps.weighted_peaks(blobs), centre, rtol=0, atol=0.03)
     assert (maps.peak_mass(blobs) > 0.99).all()
     flat = torch.ones(1, 40, 32)
-    inside = sum((x - 0) ** 2 + (y - 0) ** 2 <= 25 for x in range(6) for y in range(6))
+    inside = sum(x**2 + y**2 <= 25 for x in range(-5, 6) for y in range(-5, 6))
     assert float(maps.peak_mass(flat)) == pytest.approx(inside / (40 * 32))
+
+
+def test_the_peak_of_a_plateau_is_its_middle():
+    """Saturated attention is 1 over several pixels: the first of them is its corner."""
+    plateau = torch.rand((2, 20, 24), generator=torch.Generator().manual_seed(1)) * 0.2
+    plateau[0, 4:11, 6:15] = 1.0  # 9 wide, 7 high
+    plateau[1, 12, 3:5] = 1.0  # of two pixels the first
+    assert maps.peaks(plateau).tolist() == [[10.5, 7.5], [3.5, 12.5]]
+    assert maps.weighted_peaks(plateau, radius=2)[0].tolist() == [10.5, 7.5]
+    apart = torch.zeros(1, 9, 9)
+    apart[0, 1, 1] = apart[0, 7, 7] = apart[0, 6, 7] = 1.0
+    assert maps.peaks(apart).tolist() == [[7.5, 6.5]]  # on a peak, never between two
+    flat = torch.full((3, 5, 7, 9), 0.3)
+    assert maps.peaks(flat).unique(dim=0).shape[0] == 1
+    assert maps.weighted_peaks(flat)[0, 0].tolist() == [4.5, 3.5]
+
+
+def test_a_token_that_nothing_attends_to_stays_where_it_peaks():
+    """Its shares underflow; multiplied by a position and summed they would lead to the corner."""
+    blob = maps.gaussians(torch.tensor([[20.3, 11.6]]), 32, 32, sigma=1.5)
+    faint = torch.cat((blob, blob * 1e-42, blob * 0))
+    found = maps.weighted_peaks(faint)
+    torch.testing.assert_close(found[0], torch.tensor([20.3, 11.6]), rtol=0, atol=0.03)
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=0.05)
+    assert found[2].tolist() == [15.5, 15.5]
+    assert maps.peak_mass(faint)[2] == 0 and maps.peak_mass(faint)[1] > 0.95
+    generator = torch.Generator().manual_seed(2)
+    noise = torch.rand((4, 16, 16), generator=generator)
+    torch.testing.assert_close(maps.weighted_peaks(noise * 1e-30), maps.weighted_peaks(noise))
 
 
 def test_a_blob_is_nearer_to_a_gaussian_than_two_blobs_or_noise():

@@ -97,6 +97,28 @@ def test_views_are_averaged_where_they_show_a_place():
     torch.testing.assert_close(token_maps.peaks(average), token_maps.peaks(plain))
 
 
+@pytest.mark.parametrize("at_once", [2, 6, 7, 100])
+def test_views_in_one_pass_are_views_one_at_a_time(at_once):
+    passes = []
+
+    def bright(images, embedding, noise):
+        passes.append(len(images))
+        found = functional.interpolate(images, size=(MAP, MAP), mode="area")[:, :2]
+        return found + 0.1 * noise[:, :2]
+
+    generator = torch.Generator().manual_seed(4)
+    images = torch.rand((2, 3, SIDE, SIDE), generator=generator)
+    noise = torch.rand((7, 2, 3, MAP, MAP), generator=generator)
+    rng = np.random.default_rng(3)
+    thetas = [random_warp(WarpRanges(), rng) for _ in range(7)]
+    reference = learning.average_attention(bright, images, torch.zeros(2, 8), noise, thetas)
+    assert passes == [2] * 7
+    passes.clear()
+    found = learning.average_attention(bright, images, torch.zeros(2, 8), noise, thetas, at_once=at_once)
+    assert sum(passes) == 14 and max(passes) <= max(at_once, 2)
+    torch.testing.assert_close(found, reference, rtol=1e-6, atol=1e-6)
+
+
 def test_too_few_tokens_were_ever_chosen():
     task = make_task()
     crops, _ = pictures(1)

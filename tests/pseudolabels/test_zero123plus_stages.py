@@ -289,6 +289,24 @@ def test_points_do_not_depend_on_the_batch(learnt):
     np.testing.assert_allclose(np.concatenate([mass for _, mass in alone]), together[1], atol=1e-5)
 
 
+def test_points_on_one_spot_are_said(learnt, capsys):
+    assert generate_pl.run(predicting(), learnt)["spread_of_crop"] > 0
+    path = learnt.checkpoint_dir("zero123plus") / "tokens.pt"
+    tokens = TokenFile.load(path)
+    first = tokens.kept[:1].repeat(3)
+    TokenFile(tokens.embedding, first, tokens.times, tokens.facts).save(path)
+    facts = generate_pl.run(predicting(overwrite=True), learnt)
+    assert facts["spread_of_crop"] == pytest.approx(0, abs=1e-6)
+    assert "the points of an animal lie on one spot (spread 0.000" in capsys.readouterr().out
+    named = points_of(learnt, "zero123plus")
+    assert np.isfinite(named["xy"]).all()
+
+
+def test_the_noise_of_a_training_is_that_of_the_prediction(world, folders):
+    train_tokens.run(training(folders, noise_step=10), world)
+    assert generate_pl.make_stage(world, predicting()).finder.model.reading.noise_step == 10
+
+
 def test_a_stopped_training_ends_as_one_that_was_not(world, folders, trained):
     whole = TokenFile.load(trained / "tokens.pt")
     stopped = train_tokens.run(training(folders, time_limit=1e-9), world)
@@ -330,6 +348,8 @@ def test_what_cannot_be_trained_on_is_said(world, folders):
         train_tokens.run(training(folders, batch_size=6), world)
     with pytest.raises(UserError, match="--keep: expected at most --num_tokens 12; found 13"):
         training(folders, keep=13)
+    with pytest.raises(UserError, match="--noise_step: expected -50 to 49; found 50"):
+        training(folders, noise_step=50)
     with pytest.raises(UserError, match="--max_images: expected at least 3; found 2"):
         training(folders, max_images=2)
     with pytest.raises(UserError, match="--candidates <= --num_tokens; found 4, 25, 12"):
