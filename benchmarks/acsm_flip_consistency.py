@@ -1,4 +1,4 @@
-"""What flip consistency does to the 3D model: AUC, camera error and steps a second.
+"""What flip consistency does to the 3D model: AUC, camera error and seconds a step.
 
     python -m benchmarks.acsm_flip_consistency --root bench_arms [--seeds 3] [--weights 0.3 1.0]
 
@@ -11,7 +11,6 @@ looks at twice as many images. Run it again to continue.
 from __future__ import annotations
 
 from benchmarks.acsm_arms import parser, run_all
-from benchmarks.machine import save
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     frozen = {"freeze": True} if chosen.freeze else {}
     arms = {"without": frozen}
     arms |= {f"flip_{weight:g}": {**frozen, "flip_consistency": weight} for weight in chosen.weights}
-    print(save("acsm_flip_consistency", run_all(chosen, arms, "without"), chosen.out))
+    run_all("acsm_flip_consistency", chosen, arms, "without")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What bfloat16 and torch.compile do to the 3D model: AUC, camera error and steps a second.
+"""What bfloat16 and torch.compile do to the 3D model: AUC, camera error and seconds a step.
 
     python -m benchmarks.acsm_precision --root bench_arms [--seeds 3] [--arms float32 bfloat16 compile]
 
@@ -11,7 +11,6 @@ Run it again to continue.
 from __future__ import annotations
 
 from benchmarks.acsm_arms import parser, run_all
-from benchmarks.machine import save
 
 ARMS = {
     "float32": {"precision": "float32"},
@@ -27,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     chosen = options.parse_args(argv)
     arms = {name: ARMS[name] for name in ARMS if name in {"float32", *chosen.arms}}
-    print(save("acsm_precision", run_all(chosen, arms, "float32"), chosen.out))
+    run_all("acsm_precision", chosen, arms, "float32")
     return 0
 
 

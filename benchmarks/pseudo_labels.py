@@ -224,10 +224,10 @@ def without_animals(figures: dict[str, Any]) -> dict[str, Any]:
     return {**figures, "arms": arms}
 
 
-def number(node: dict[str, Any]) -> str:
-    """What `spread` gave, as text."""
-    deviation = "" if node["std"] is None else f" +- {node['std']:.1f}"
-    return f"{node['mean']:.1f}{deviation}"
+def number(node: dict[str, Any], digits: int = 1) -> str:
+    """What `spread` gave, as text with so many digits."""
+    deviation = "" if node["std"] is None else f" +- {node['std']:.{digits}f}"
+    return f"{node['mean']:.{digits}f}{deviation}"
 
 
 def table(summary: dict[str, Any]) -> str:

@@ -133,18 +133,19 @@ def paired_change(
     samples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """How much higher one model's AUC or camera error is than another's, on the same animals.
+    """How much higher one model's AUC, camera error or mask IoU is than another's, on the same animals.
 
     Args:
         new: by test set, its animals as `acsm.metrics.ShapeResult.by_instance` lists them.
         old: the other model's, of the same test sets.
-        what: ``auc`` (points) or ``camera`` (degrees, animals whose camera both know).
+        what: ``auc`` (points), ``camera`` (degrees, animals whose camera both know) or ``iou`` (points,
+            animals with a mask, where ``iou`` is listed beside the others).
         samples: bootstrap draws over animals; both models share each draw.
         seed: of the draws.
 
     Returns:
-        ``gain`` = new - old, its 95 % ``interval``, and the number of ``animals`` (an animal that stands in
-        several test sets counts as one). NaN where nothing can be compared.
+        ``gain`` = new - old, its 95 % ``interval``, and the number of ``animals`` that count (one that
+        stands in several test sets counts as one). NaN where nothing can be compared.
 
     Raises:
         ValueError: if they list different animals.
@@ -158,7 +159,8 @@ def paired_change(
             gain = 100 * (np.asarray(a["keypoints_right"], float) - np.asarray(b["keypoints_right"], float))
             weight = np.asarray(a["keypoints"], float)
         else:
-            gain = np.asarray(a["camera_error_deg"], float) - np.asarray(b["camera_error_deg"], float)
+            key, unit = {"camera": ("camera_error_deg", 1.0), "iou": ("iou", 100.0)}[what]
+            gain = unit * (np.asarray(a[key], float) - np.asarray(b[key], float))
             weight = np.isfinite(gain).astype(float)
             gain = np.nan_to_num(gain)
         for name, value, count in zip(a["instance_id"], gain, weight):
@@ -167,4 +169,4 @@ def paired_change(
     terms, totals = np.array(list(gains.values())), np.array(list(weights.values()))
     low, high = bootstrap_interval(terms, totals, samples, seed=seed)
     value = float(terms.sum() / totals.sum()) if totals.sum() else math.nan
-    return {"gain": value, "interval": [float(low), float(high)], "animals": len(terms)}
+    return {"gain": value, "interval": [float(low), float(high)], "animals": int((totals > 0).sum())}

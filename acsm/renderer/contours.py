@@ -198,7 +198,7 @@ def _walk_contour(xy, ends, contour, jumps_of, used, size, delta, lists, segment
 def _share_pixel(r, row, column, layers, xy, ends, contour, jumps_of, segments, work):
     """Coverage of a pixel in which layers begin and end; its segments' spans become their weights."""
     edge, _, spans, following = segments
-    local, jumps, weights, breaks, active, height = work
+    local, jumps, weights, breaks = work
     n, s = 0, r
     while s != NONE:
         q = edge[s]
@@ -214,7 +214,7 @@ def _share_pixel(r, row, column, layers, xy, ends, contour, jumps_of, segments, 
         jumps[n] = jumps_of[q]
         n += 1
         s = following[s]
-    covered = cover_pixel(local, jumps, n, layers, weights, breaks, active, height)
+    covered = cover_pixel(local, jumps, n, layers, weights, breaks)
     for k in range(n):
         spans[r, 0], spans[r, 1] = weights[k, 0], weights[k, 1]
         r = following[r]
@@ -224,15 +224,7 @@ def _share_pixel(r, row, column, layers, xy, ends, contour, jumps_of, segments, 
 @numba.njit(nogil=True, cache=True)
 def _room_to_work(n):
     """Arrays that :func:`_share_pixel` works in, for n segments."""
-    breaks = np.empty(2 + 2 * n + n * (n - 1) // 2)
-    return (
-        np.empty((n, SLOTS)),
-        np.empty(n, np.int64),
-        np.empty((n, 2)),
-        breaks,
-        np.empty(n, np.int64),
-        np.empty(n),
-    )
+    return np.empty((n, SLOTS)), np.empty(n, np.int64), np.empty((n, 2)), np.empty(2 + 3 * n)
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")

@@ -1,8 +1,9 @@
 """The part of one pixel that is covered by any layer, exactly. Compiled; see ``coverage_reference``.
 
-Contour segments cut a pixel into regions, each with a number of layers over it. The pixel is swept from
-left to right in slabs between the points where segments begin, end or cross. Within a slab the
-segments are ordered from top to bottom, and the number of layers steps from one to the next.
+Contour segments cut a pixel into regions, each with a number of layers over it. Between its ends, its
+crossings with others and others' ends on it, a segment has one number of layers above it, found by looking
+straight up from its middle to the pixel's upper side. Where it parts covered from uncovered, the area below
+it is added or taken away. The readable twin sweeps the pixel in slabs instead.
 
 numba keeps compiled code by the file that it compiles: after a change here, save ``contours.py`` too.
 """
@@ -13,13 +14,17 @@ import numba
 import numpy as np
 
 SNAP = 1e-9
-"""Pixels from its upper side within which a point counts as lying on it."""
+"""Pixels from its upper side within which a point counts as lying on it; and apart that segments lie on one
+another, the earlier above."""
+TOUCH = 1e-6
+"""Of the distances between two segments at either end of what they share, in square pixels: with a
+smaller product they are cut where they meet."""
 TILT = 1e-9
-"""Width in pixels that a vertical segment is given, so that slabs can hold it."""
+"""Width in pixels that a vertical segment is given, so that something can be below it."""
 
 
 SLIVER = 1e-12
-"""Slabs that are narrower are left out."""
+"""Pieces that are narrower are left out."""
 
 X0, Y0, X1, Y1, T0, T1, SLOPE, RATE, LOW, HIGH, DOWN, TOP_AT, TOP_CHANGE, ON_TOP, SLOTS = range(15)
 """What is kept of a segment: its ends in the pixel and there the edge's parameter t; dy/dx and dt/dx; its
@@ -84,29 +89,86 @@ def _insert(breaks, n, value):
     return n + 1
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
-def find_breaks(segments, count, breaks):
-    """Sorted columns where slabs begin: 0, 1, ends and crossings of segments; returns how many."""
-    breaks[0], breaks[1] = 0.0, 1.0
-    n = 2
-    for k in range(count):
-        n = _insert(breaks, n, segments[k, X0])
-        n = _insert(breaks, n, segments[k, X1])
+@numba.njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def _meeting(segments, k, m):
+    """The columns where both segments are, and how far k lies below m at either end of them."""
+    low = max(segments[k, LOW], segments[m, LOW])
+    high = min(segments[k, HIGH], segments[m, HIGH])
+    offset = segments[k, Y0] - segments[m, Y0]
+    slope, other = segments[k, SLOPE], segments[m, SLOPE]
+    at_low = offset + (low - segments[k, X0]) * slope - (low - segments[m, X0]) * other
+    at_high = offset + (high - segments[k, X0]) * slope - (high - segments[m, X0]) * other
+    return low, high, at_low, at_high
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def any_meet(segments, count):
+    """Whether any two of the segments cross, or may touch where either ends."""
+    found = False
+    for k in range(1, count):
         for m in range(k):
-            low = max(segments[k, LOW], segments[m, LOW])
-            high = min(segments[k, HIGH], segments[m, HIGH])
-            apart = segments[k, SLOPE] - segments[m, SLOPE]
-            if low >= high or apart == 0.0:
-                continue
-            at = segments[m, Y0] - segments[m, SLOPE] * segments[m, X0]
-            at = (at - segments[k, Y0] + segments[k, SLOPE] * segments[k, X0]) / apart
+            low, high, at_low, at_high = _meeting(segments, k, m)
+            found |= (low < high) & (at_low * at_high < TOUCH)
+    return found
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def cut_where_they_meet(segments, count, k, breaks):
+    """Fill ``breaks`` with the sorted columns of segment k's ends, its crossings, and others' ends on it.
+
+    Returns:
+        How many.
+    """
+    breaks[0], breaks[1] = segments[k, LOW], segments[k, HIGH]
+    n = 2
+    for m in range(count):
+        low, high, at_low, at_high = _meeting(segments, k, m)
+        if m == k or low >= high or at_low * at_high >= TOUCH:
+            continue
+        if low > segments[k, LOW]:
+            n = _insert(breaks, n, low)
+        if high < segments[k, HIGH]:
+            n = _insert(breaks, n, high)
+        if at_low * at_high < 0.0:
+            at = low + (high - low) * at_low / (at_low - at_high)
             if low < at < high:
                 n = _insert(breaks, n, at)
     return n
 
 
+@numba.njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def covered_on_top(segments, count, corner):
+    """Length of the pixel's upper side below which there is one layer or more."""
+    length = 1.0 if corner > 0.5 else 0.0
+    # Without branches, which the processor would guess wrongly half the time.
+    for k in range(count):
+        layers, at = corner, segments[k, TOP_AT]
+        for m in range(count):
+            before = (segments[m, TOP_AT] < at) | ((segments[m, TOP_AT] == at) & (m < k))
+            layers += segments[m, TOP_CHANGE] * before
+        flips = 1.0 * (layers + segments[k, TOP_CHANGE] > 0.5) - 1.0 * (layers > 0.5)
+        length += flips * (1.0 - at)
+    return length
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def layers_above(segments, count, corner, k, middle, y):
+    """Number of layers just above segment k at a column where it crosses no other.
+
+    Those below what lies on the upper side, changed by what lies between; and above what lies on it.
+    """
+    layers = corner
+    for m in range(count):
+        active = (segments[m, LOW] <= middle) & (middle < segments[m, HIGH])
+        other = segments[m, Y0] + (middle - segments[m, X0]) * segments[m, SLOPE]
+        above = (other < y - SNAP) | ((abs(other - y) <= SNAP) & (m < k))
+        layers += segments[m, TOP_CHANGE] * (segments[m, TOP_AT] < middle)
+        layers += segments[m, DOWN] * (active & above) - segments[m, ON_TOP] * active
+    return layers
+
+
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def cover_pixel(segments, jumps, count, mean_layers, weights, breaks, active, height):
+def cover_pixel(segments, jumps, count, mean_layers, weights, breaks):
     """Area of the pixel under one layer or more, and how its segments bound that area.
 
     Args:
@@ -116,51 +178,35 @@ def cover_pixel(segments, jumps, count, mean_layers, weights, breaks, active, he
         mean_layers: mean over the pixel.
         weights: float64 [N, 2], set to the integrals of (1 - t) and t over what of a segment parts
             covered from uncovered, negative where the covered side is the left one.
-        breaks: float64, to work in: room for 2 + 2 N + N (N - 1) / 2.
-        active: int64 [N], to work in.
-        height: float64 [N], to work in.
+        breaks: float64, to work in: room for 2 + 3 N.
 
     Returns:
         The area, 0 to 1.
     """
     corner = layers_at_corner(segments, jumps, count, mean_layers)
-    num_breaks = find_breaks(segments, count, breaks)
-    weights[:count] = 0.0
-    area = 0.0
-    for slab in range(num_breaks - 1):
-        left, right = breaks[slab], breaks[slab + 1]
-        width = right - left
-        middle = 0.5 * (left + right)
-        layers, n = corner, 0
-        for k in range(count):
-            if segments[k, TOP_AT] < middle:
-                layers += segments[k, TOP_CHANGE]
-            if middle < segments[k, LOW] or middle >= segments[k, HIGH]:
+    area = covered_on_top(segments, count, corner)
+    meet = any_meet(segments, count)
+    for k in range(count):
+        num_breaks = 2
+        if meet:
+            num_breaks = cut_where_they_meet(segments, count, k, breaks)
+        else:
+            breaks[0], breaks[1] = segments[k, LOW], segments[k, HIGH]
+        x0, t0 = segments[k, X0], segments[k, T0]
+        along = 1.0 if segments[k, X1] > x0 else -1.0
+        weights[k, 0] = weights[k, 1] = 0.0
+        for piece in range(num_breaks - 1):
+            left, right = breaks[piece], breaks[piece + 1]
+            middle = 0.5 * (left + right)
+            y = segments[k, Y0] + (middle - x0) * segments[k, SLOPE]
+            layers = layers_above(segments, count, corner, k, middle, y)
+            covered = layers + segments[k, DOWN] > 0.5
+            if covered == (layers > 0.5):
                 continue
-            # Layers at the top count from below what lies on it; begin above.
-            layers -= segments[k, ON_TOP]
-            y = segments[k, Y0] + (middle - segments[k, X0]) * segments[k, SLOPE]
-            m = n
-            while m > 0 and height[m - 1] > y:
-                height[m], active[m] = height[m - 1], active[m - 1]
-                m -= 1
-            height[m], active[m] = y, k
-            n += 1
-        covered = layers > 0.5
-        if covered:
-            area += width
-        for m in range(n):
-            k = active[m]
-            x0 = segments[k, X0]
-            layers += segments[k, DOWN]
-            if (layers > 0.5) == covered:
-                continue
-            covered = not covered
             step = 1.0 if covered else -1.0
-            along = 1.0 if segments[k, X1] > x0 else -1.0
-            area += step * width * (1.0 - height[m])
-            ta = segments[k, T0] + (left - x0) * segments[k, RATE]
-            tb = segments[k, T0] + (right - x0) * segments[k, RATE]
+            if segments[k, ON_TOP] == 0.0:  # else what is below it has been counted
+                area += step * (right - left) * (1.0 - y)
+            ta, tb = t0 + (left - x0) * segments[k, RATE], t0 + (right - x0) * segments[k, RATE]
             first, second = edge_weights(min(ta, tb), max(ta, tb))
             weights[k, 0] += step * along * first
             weights[k, 1] += step * along * second

@@ -15,6 +15,9 @@ from acsm.renderer.differentiable import check_tensor
 from acsm.renderer.edges import EdgeTable, edge_table
 from acsm.renderer.fragments import check_size, run_jobs, thread_count
 
+WORTH_THREADS = 100_000
+"""Segments of a batch from which on its gradient is computed in threads: waking one takes as long as some
+20,000 segments."""
 _local = threading.local()
 
 
@@ -112,5 +115,9 @@ class _Silhouette(torch.autograd.Function):
             share, starts, edge, pixel, weights = drawn
             pull_back(points, ctx.table.vertices, edge, pixel, weights, starts, *share, grad_masks, into)
 
-        run_jobs(pull, ctx.segments)
+        if sum(len(drawn[2]) for drawn in ctx.segments) < WORTH_THREADS:
+            for drawn in ctx.segments:
+                pull(drawn)
+        else:
+            run_jobs(pull, ctx.segments)
         return out, None, None

@@ -48,23 +48,40 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A file beside the page: what it is, and its address relative to the page."""
+
+    text: str
+    address: str
+
+
+@dataclass(frozen=True)
 class Picture:
-    """A picture as a data address, with its caption and shape."""
+    """A picture as a data address, with its caption and shape, and files that belong to it."""
 
     source: str
     caption: str
     width: int
     height: int
+    links: Sequence[Link] = ()
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures in a row that wraps; `size` is "tile" or "wide"."""
+    """Pictures in a row that wraps; `size` is "tile", "half" or "wide"."""
 
     pictures: Sequence[Picture]
     title: str = ""
     size: str = "tile"
     kind: str = "gallery"
+
+
+@dataclass(frozen=True)
+class Files:
+    """Names, each with files that belong to it."""
+
+    rows: Sequence[tuple[str, Sequence[Link]]]
+    kind: str = "files"
 
 
 @dataclass(frozen=True)
@@ -84,7 +101,7 @@ class Heading:
     kind: str = "heading"
 
 
-Block = Note | Figure | Grid | Gallery | Raw | Heading
+Block = Note | Figure | Grid | Gallery | Files | Raw | Heading
 
 
 @dataclass(frozen=True)

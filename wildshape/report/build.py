@@ -14,13 +14,14 @@ from wildshape.report.blocks import Section
 from wildshape.report.facts import machine_words
 from wildshape.report.inputs import read_inputs
 from wildshape.report.pictures import Budget
-from wildshape.report.sections import appendix, data, headline, labels, models
+from wildshape.report.sections import appendix, data, gallery, headline, labels, models
 from wildshape.report.sections.words import duration
 from wildshape.report.summary import write_summary
 from wildshape.workspace import Workspace
 
 # of base64, so that the page stays under 5 MB
-SHAPE_BYTES = 2_200_000
+SHAPE_BYTES = 2_000_000
+GALLERY_BYTES = 500_000
 TILE_BYTES = 1_900_000
 
 
@@ -41,17 +42,19 @@ def build_report(workspace: Workspace) -> dict[str, Any]:
 
 def render(analysis: Analysis, summary: dict[str, Any]) -> str:
     """The page as HTML."""
-    sections: list[Section] = [
+    found: list[Section | None] = [
         headline.headline(analysis),
         data.funnel(analysis),
         labels.label_quality(analysis),
         labels.examples(analysis, Budget(TILE_BYTES)),
         models.pose(analysis),
         models.shape(analysis, Budget(SHAPE_BYTES)),
+        gallery.gallery(analysis, Budget(GALLERY_BYTES)),
         models.training(analysis),
         headline.what_was_run(analysis),
         appendix.appendix(analysis, summary),
     ]
+    sections = [section for section in found if section is not None]
     workspace, facts = analysis.inputs.workspace, analysis.facts
     timings = analysis.inputs.timings()
     about = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -12,7 +13,7 @@ from PIL import Image
 
 from wildshape.crops import ImageError, image_paths, read_image
 from wildshape.geometry import crop_affine, warp_crop
-from wildshape.report.blocks import Picture
+from wildshape.report.blocks import Link, Picture
 from wildshape.report.drawing import draw_keypoints, instance_tile
 from wildshape.report.inputs import RunInputs
 from wildshape.tables import Table
@@ -28,7 +29,9 @@ class Budget:
     left: int
     refused: int = 0
 
-    def embed(self, image: np.ndarray, caption: str, *, quality: int = 82) -> Picture | None:
+    def embed(
+        self, image: np.ndarray, caption: str, *, quality: int = 82, links: Sequence[Link] = ()
+    ) -> Picture | None:
         """A picture (RGB uint8 [H, W, 3]) for the page, or None if there is no room left."""
         buffer = BytesIO()
         Image.fromarray(np.ascontiguousarray(image)).save(buffer, "JPEG", quality=quality, optimize=True)
@@ -37,7 +40,7 @@ class Budget:
             self.refused += 1
             return None
         self.left -= len(data)
-        return Picture(f"data:image/jpeg;base64,{data}", caption, image.shape[1], image.shape[0])
+        return Picture(f"data:image/jpeg;base64,{data}", caption, image.shape[1], image.shape[0], links)
 
 
 def shrunk(image: np.ndarray, width: int) -> np.ndarray:

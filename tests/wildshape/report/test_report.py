@@ -4,9 +4,11 @@ import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from PIL import Image
 from small_run import make_run
 
 from wildshape.cli import COMMANDS
@@ -233,6 +235,46 @@ def test_names_cannot_break_the_page(run):
     build_report(run)
     text = run.report_path.read_text(encoding="utf-8")
     assert "<script>alert" not in text and "&lt;script&gt;alert" in text
+
+
+def test_turning_animals_and_3d_files_are_shown_and_linked(run):
+    build_report(run)
+    before = read(run)
+    assert "gallery" not in before.ids and "Animals to turn" not in before.words
+    folder = run.pictures_dir / "acsm_cf_cm_test"
+    folder.mkdir(parents=True)
+    red, blue = (Image.new("RGB", (90, 30), colour) for colour in ("red", "blue"))
+    red.save(folder / "d1 & #2.gif", save_all=True, append_images=[blue])
+    for name in ("d1 & #2.mp4", "d1 & #2.glb", "d3.glb", "broken.gif", "broken.glb"):
+        (folder / name).write_bytes(b"x")
+    (run.pictures_dir / "empty").mkdir()
+    red.save(run.pictures_dir / "zero123plus_points.png")
+    build_report(run)
+    page = read(run)
+    assert page.ids.count("gallery") == 1 and "empty" not in page.words
+    links = [value for name, value in page.attributes if name == "href" and not value.startswith("#")]
+    places = [run.report_path.parent / unquote(link) for link in links]
+    assert all(place.is_file() for place in places)
+    assert sorted(place.name for place in places) == sorted(path.name for path in folder.iterdir())
+    # One GIF can be read: its first picture stands for it. The points are shown once.
+    shown = [value for name, value in page.attributes if name == "alt"]
+    assert shown.count("d1 & #2") == 1 and "broken" not in shown
+    assert sum("diffusion model found" in (words or "") for words in shown) == 1
+    assert "zero123plus points" not in page.words
+    assert "d3: 3D file (GLB)" in page.words
+    assert "d1 & #2: turning (GIF), film (MP4), 3D file (GLB)" in page.words
+
+
+def test_the_caption_of_a_model_trained_with_masks(run):
+    words = "each pixel in the colour of its place on the animal"
+    build_report(run)
+    assert words not in read(run).words
+    manifest = run.checkpoint_dir("acsm/cf_cm") / "manifest.json"
+    facts = json.loads(manifest.read_text())
+    facts["config"]["supervise"] = "both"
+    manifest.write_text(json.dumps(facts))
+    build_report(run)
+    assert words in read(run).words
 
 
 def test_pictures_stay_within_the_budget():

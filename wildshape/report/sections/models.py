@@ -17,6 +17,7 @@ from wildshape.report.blocks import Block, Figure, Gallery, Grid, Note, Section
 from wildshape.report.inputs import Checkpoint, RunInputs
 from wildshape.report.pictures import Budget, embed_file
 from wildshape.report.results import Arm, arm_role
+from wildshape.report.sections.gallery import POINTS
 from wildshape.report.sections.words import DASH, missing, number, percent, threshold
 from wildshape.report.svg import Axes, Series, line_chart
 from wildshape.report.svg_bars import bar_chart
@@ -112,8 +113,8 @@ def shape(analysis: Analysis, budget: Budget) -> Section:
     inputs = analysis.inputs
     lead = "The predicted 3D animal over its photo and turned to other views, and how well each arm fits."
     blocks: list[Block] = []
-    files = [p for p in inputs.pictures if not p.stem.startswith(("selection_", "pose"))]
-    pictures = [embed_file(path, _caption(path, analysis.arms), budget) for path in files]
+    files = [p for p in inputs.pictures if not p.stem.startswith(("selection_", "pose", POINTS))]
+    pictures = [embed_file(path, _caption(path, analysis.arms, inputs), budget) for path in files]
     shown = [picture for picture in pictures if picture is not None]
     if shown:
         blocks.append(Gallery(shown, size="wide"))
@@ -131,7 +132,7 @@ def shape(analysis: Analysis, budget: Budget) -> Section:
     return Section("shape", "3D shapes", blocks, lead)
 
 
-def _caption(path: Path, arms: Sequence[Arm]) -> str:
+def _caption(path: Path, arms: Sequence[Arm], inputs: RunInputs) -> str:
     """What a picture shows: from the JSON file beside it, or from its name (acsm_<arm>_<split>)."""
     beside = path.with_suffix(".json")
     if beside.exists():
@@ -144,9 +145,12 @@ def _caption(path: Path, arms: Sequence[Arm]) -> str:
     for arm in sorted(arms, key=lambda arm: -len(arm.name)):
         if path.stem.startswith(f"acsm_{arm.name}_"):
             split = path.stem.removeprefix(f"acsm_{arm.name}_").replace("_", " ")
+            trained = inputs.checkpoints.get(f"acsm/{arm.name}")
+            masked = trained is not None and "supervise" in trained.config
+            pixels = "each pixel in the colour of its place on the animal, " if masked else ""
             return (
                 f"3D model trained on {arm.title}, {split} animals: the photo, the predicted shape over "
-                "it, and the shape from other sides."
+                f"it, {pixels}and the shape from other sides."
             )
     return path.stem.replace("_", " ")
 
