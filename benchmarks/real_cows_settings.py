@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.acsm_arms import OutOfTime
 from benchmarks.machine import save
 from benchmarks.real_cows import OTHERS, STEPS
 from wildshape.cli import say
@@ -41,10 +42,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "free_upright": {"upright_weight": 0.0},
 }
 """What each changes of ``acsm-train``."""
-
-
-class OutOfTime(Exception):
-    """The time limit stopped a training before its end."""
 
 
 @dataclass(frozen=True)

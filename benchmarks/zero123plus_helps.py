@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from benchmarks.acsm_masks import OutOfTime
+from benchmarks.acsm_arms import OutOfTime
 from benchmarks.machine import save
 from benchmarks.pseudo_labels import (
     FIGURES,

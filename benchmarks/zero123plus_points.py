@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import zero123plus_measures as measures
-from benchmarks.acsm_masks import OutOfTime
+from benchmarks.acsm_arms import OutOfTime
 from benchmarks.machine import save
 from benchmarks.pseudo_labels import start_world
 from benchmarks.zero123plus_baselines import choose_kmeans, mean_pose, model_folder, untrained
