@@ -259,17 +259,36 @@ def load_model(
         from pseudolabels.zero123plus.small_model import load_small
 
         return _from_pipeline(load_small(), device, switches, reading)
+    try:
+        return _read_folder(diffusers, source, device, (switches, reading), revision)
+    except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        raise UserError(
+            f"--model: expected small, a folder or a repository in diffusers' layout; {source} cannot be "
+            f"loaded ({line}); without a network, put {PUBLISHED} into a folder and name that"
+        ) from error
+
+
+def _read_folder(
+    diffusers: Any,
+    source: str,
+    device: torch.device,
+    how: tuple[Switches | None, Reading | None],
+    revision: str | None,
+) -> AttentionModel:
+    from pseudolabels.zero123plus.loading import quiet_loading
+
     where = {"local_files_only": Path(source).is_dir() or os.environ.get("HF_HUB_OFFLINE") == "1"}
     # Where accelerate is missing, diffusers tells of it at length.
     memory = {} if importlib.util.find_spec("accelerate") else {"low_cpu_mem_usage": False}
     where |= {"revision": revision} if revision and not Path(source).is_dir() else {}
-    try:
+    with quiet_loading():
         index = diffusers.DiffusionPipeline.load_config(source, **where)
         if index["_class_name"] == "Zero123PlusPipeline":
             from pseudolabels.zero123plus.pipeline import Zero123PlusPipeline
 
             pipeline = Zero123PlusPipeline.from_pretrained(source, dtype=torch.float32, **where, **memory)
-            return _from_pipeline(pipeline, device, switches, reading)
+            return _from_pipeline(pipeline, device, *how)
         parts: dict[str, Any] = {}
         for name, kind in (("unet", diffusers.UNet2DConditionModel), ("vae", diffusers.AutoencoderKL)):
             options = {**where, **memory, "subfolder": name, "dtype": torch.float32}
@@ -277,13 +296,7 @@ def load_model(
             parts[name].to(device)
         scheduler = getattr(diffusers, index["scheduler"][1])
         parts["scheduler"] = scheduler.from_pretrained(source, subfolder="scheduler", **where)
-    except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        raise UserError(
-            f"--model: expected small, a folder or a repository in diffusers' layout; {source} cannot be "
-            f"loaded ({line}); without a network, put {PUBLISHED} into a folder and name that"
-        ) from error
-    return AttentionModel(parts, switches, reading)
+    return AttentionModel(parts, *how)
 
 
 def _from_pipeline(

@@ -11,14 +11,12 @@ import itertools
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler, UNet2DConditionModel
-from diffusers.utils import logging as diffusers_logging
 from tokenizers import pre_tokenizers
 from torch import Tensor, nn
 from transformers import (
@@ -29,8 +27,8 @@ from transformers import (
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
 )
-from transformers.utils import logging as transformers_logging
 
+from pseudolabels.zero123plus.loading import quiet_loading
 from pseudolabels.zero123plus.pipeline import IMAGE_STD, Zero123PlusPipeline
 from wildshape.errors import UserError
 
@@ -259,20 +257,6 @@ def count_parameters(pipeline: Zero123PlusPipeline) -> dict[str, int]:
     return {**counts, "all": sum(counts.values())}
 
 
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Without the progress bars that the libraries show for each file of a pipeline."""
-    shown = [library.is_progress_bar_enabled() for library in (diffusers_logging, transformers_logging)]
-    for library in (diffusers_logging, transformers_logging):
-        library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for library, before in zip((diffusers_logging, transformers_logging), shown):
-            if before:
-                library.enable_progress_bar()
-
-
 def save_half(pipeline: Zero123PlusPipeline, folder: Path) -> int:
     """Write a pipeline's folder with float16 weights, whole or not at all; one that is there is replaced.
 
@@ -286,7 +270,7 @@ def save_half(pipeline: Zero123PlusPipeline, folder: Path) -> int:
     }
     settings = {name: pipeline.config[name] for name in ("ramping_coefficients", "view_size")}
     try:
-        with _silent():
+        with quiet_loading(always=True):
             type(pipeline)(**components, **settings).save_pretrained(temporary, safe_serialization=True)
         if folder.exists():
             shutil.rmtree(folder)
@@ -310,7 +294,7 @@ def load_small(folder: Path = SMALL) -> Zero123PlusPipeline:
             f"expected a pipeline's folder at {folder}; found none; train one: "
             "python pseudolabels/zero123plus/train_small.py"
         )
-    with _silent():
+    with quiet_loading(always=True):
         pipeline = Zero123PlusPipeline.from_pretrained(
             folder, dtype=torch.float32, local_files_only=True, low_cpu_mem_usage=False
         )

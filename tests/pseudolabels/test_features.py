@@ -102,9 +102,10 @@ def test_each_switch_does_something(pipeline, name):
 
 
 @torch.no_grad()
-def test_a_folder_of_ours_is_read_in_full_precision(pipeline, tmp_path):
+def test_a_folder_of_ours_is_read_in_full_precision_and_quietly(pipeline, tmp_path, capfd):
     save_half(pipeline, tmp_path / "small")
     model = load_model(str(tmp_path / "small"), device=CPU, reading=READING)
+    assert capfd.readouterr() == ("", "")
     assert {p.dtype for p in model.unet.parameters()} == {torch.float32}
     assert (model.width, model.image_size) == (24, 32) and model.pipeline is not None
     images, tokens, noise = inputs(model)
