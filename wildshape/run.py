@@ -210,17 +210,17 @@ class Pipeline:
     def masks(self) -> None:
         """Cut the animals out, labelled and detected ones."""
         for labelled in (True, False) if self.config.segmenter else ():
-            which = "labelled" if labelled else "detected"
             settings = {"segmenter": self.config.segmenter, "labelled": labelled, "opts": ()}
+            which = "labelled" if labelled else "detected"
             self.call(f"segment {which} animals", "prepare_data.save_masks", **settings)
 
     def tokens(self) -> None:
         """Learn tokens of a diffusion model, and label every detected animal by them."""
         if self.config.tokens is None:
             return
-        steps, seed = self.sizes.token_steps, self.config.seed
-        settings = {"model": self.config.tokens, "steps": steps, "seed": seed}
-        self.call("learn tokens", "pseudolabels.train_tokens", eval_every=max(1, steps // 5), **settings)
+        steps = self.sizes.token_steps
+        settings = {"model": self.config.tokens, "seed": self.config.seed, "eval_every": max(1, steps // 5)}
+        self.call("learn tokens", "pseudolabels.train_tokens", steps=steps, **settings)
         self.call("label by tokens", "pseudolabels.generate_pl")
 
     def pose(self) -> None:
@@ -308,15 +308,9 @@ class Pipeline:
         count = min(self.sizes.selection_num, have)
         if count < self.sizes.selection_num:
             say(f"   {have} candidates for {self.sizes.selection_num} pseudo-labels: keeping {count}")
-        label_val(self.workspace, self.call, self.shapes_by)
         for name, settings in self.selections.items():
-            self.call(
-                f"select by {name}",
-                "prepare_data.data_selection",
-                selection_num=count,
-                visualize=True,
-                **settings,
-            )
+            settings |= {"selection_num": count, "visualize": True}
+            self.call(f"select by {name}", "prepare_data.data_selection", **settings)
         return count
 
     def _candidates(self) -> int:
@@ -329,6 +323,7 @@ class Pipeline:
     def acsm(self, with_ceiling: bool) -> None:
         """Train and measure every arm of the 3D model."""
         arms = self.label_with_shapes()
+        self.label_val()
         count = self.selected = self.select()
         web = {"use_web_images": True, "web_images_num": count, "filter": self.config.filter}
         arms.append(self.config.filter)
@@ -352,6 +347,10 @@ class Pipeline:
     def shapes_by(self) -> dict[str, Any]:
         """Settings that name the 3D model which labels animals."""
         return {"arm": "labels"}
+
+    def label_val(self) -> None:
+        """Label the labelled animals of val, too: CF-All learns from it how far to trust each network."""
+        label_val(self.workspace, self.call, self.shapes_by)
 
     def report(self) -> None:
         """Write metrics.json and report.html."""
