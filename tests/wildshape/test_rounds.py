@@ -20,6 +20,9 @@ def calls(monkeypatch):
     monkeypatch.setattr(
         Pipeline, "select", lambda self: made.append((self.workspace.name, "select", {})) or 7
     )
+    monkeypatch.setattr(
+        Pipeline, "label_val", lambda self: made.append((self.workspace.name, "label_val", {}))
+    )
     return made
 
 
@@ -60,7 +63,7 @@ def test_rounds_are_compared_in_the_end(workspace, calls):
     arms = ("try/labels", "try/cf_cm2", "try-round2/cf_cm2", "try-round3/cf_cm2")
     assert calls[-1] == ("try", "acsm.compare", {"runs": arms})
     steps = [module for run, module, _ in calls if run == "try-round3"]
-    order = ["pose.train", "pose.generate_pl", "acsm.generate_pl", "select", "acsm.train", "acsm.evaluate"]
+    order = ["pose.train", "pose.generate_pl", "acsm.generate_pl", "label_val", "select", "acsm.train"]
     assert sorted(order, key=steps.index) == order and steps[-1] == "wildshape.report.command"
 
 
