@@ -25,7 +25,7 @@ from wildshape.engine import EngineOptions
 from wildshape.geometry import warp_crop
 from wildshape.stage import MapOptions, MapStage, Provenance, input_hashes, run_map, run_reduce
 from wildshape.tables import Table
-from wildshape.training_data import animals_to_predict
+from wildshape.training_data import animals_to_predict, labelled_name
 
 if TYPE_CHECKING:
     from wildshape.workspace import Workspace
@@ -136,7 +136,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     stage, path = make_stage(workspace, config if local else replace(config, device="cpu"))
     instances, *names = animals_to_predict(workspace, config.labelled, "the 3D model")
     tables = [workspace.table_path(name) for name in names]
-    source = "acsm_labelled" if config.labelled else "acsm"
+    source = labelled_name("acsm") if config.labelled else "acsm"
     provenance = Provenance(
         "acsm-generate-pl", {"arm": config.arm}, input_hashes(workspace.root, *tables, path)
     )

@@ -315,3 +315,28 @@ def run_all(
         rows = [without_animals(row) for row in figures]
         path = save(benchmark, {"settings": settings, **summary, "seeds": rows}, options.out)
     return path
+
+
+def run_chosen(
+    benchmark: str,
+    options: argparse.ArgumentParser,
+    arms: Mapping[str, Mapping[str, Any]],
+    reference: str,
+    argv: Sequence[str] | None,
+) -> None:
+    """Run the listed arms that --arms names, by default all, and the reference always.
+
+    Args:
+        benchmark: As of `run_all`.
+        options: See `parser`; what it sets for ``arms`` is the default, ``name`` that of the runs.
+        arms: As of `run_all`.
+        reference: As of `run_all`.
+        argv: The command line.
+    """
+    options.add_argument(
+        "--arms", nargs="+", choices=list(arms), default=options.get_default("arms") or list(arms)
+    )
+    chosen = options.parse_args(argv)
+    wanted = {name: arms[name] for name in arms if name in {reference, *chosen.arms}}
+    own = options.get_default("name") or "bench"
+    run_all(benchmark, chosen, wanted, reference, name="bench" if chosen.worlds else own)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.acsm_arms import parser, run_all
+from benchmarks.acsm_arms import parser, run_chosen
 
 ARMS: dict[str, dict[str, Any]] = {
     "one": {"num_cameras": 1},
@@ -26,11 +26,7 @@ ARMS: dict[str, dict[str, Any]] = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run the seeds that there is time for, and print the table."""
-    options = parser(__doc__, time_limit=55.0)
-    options.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
-    chosen = options.parse_args(argv)
-    arms = {name: ARMS[name] for name in ARMS if name in {"one", *chosen.arms}}
-    run_all("acsm_cameras", chosen, arms, "one")
+    run_chosen("acsm_cameras", parser(__doc__, time_limit=55.0), ARMS, "one", argv)
     return 0
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.acsm_arms import parser, run_all
+from benchmarks.acsm_arms import parser, run_chosen
 
 ARMS: dict[str, dict[str, Any]] = {
     "keypoints": {},
@@ -24,13 +24,9 @@ ARMS: dict[str, dict[str, Any]] = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run the seeds that there is time for, and print the table."""
-    options = parser(__doc__, root=Path("bench_masks"), first_seed=40, steps=1500, time_limit=50.0)
-    options.add_argument(
-        "--arms", nargs="+", choices=list(ARMS), default=["keypoints", "both", "both_released"]
-    )
-    chosen = options.parse_args(argv)
-    arms = {name: ARMS[name] for name in ARMS if name in {"keypoints", *chosen.arms}}
-    run_all("acsm_masks", chosen, arms, "keypoints", name="bench" if chosen.worlds else "masks")
+    defaults = {"root": Path("bench_masks"), "first_seed": 40, "steps": 1500, "time_limit": 50.0}
+    options = parser(__doc__, **defaults, name="masks", arms=["keypoints", "both", "both_released"])
+    run_chosen("acsm_masks", options, ARMS, "keypoints", argv)
     return 0
 
 

@@ -10,7 +10,7 @@ Run it again to continue.
 
 from __future__ import annotations
 
-from benchmarks.acsm_arms import parser, run_all
+from benchmarks.acsm_arms import parser, run_chosen
 
 ARMS = {
     "float32": {"precision": "float32"},
@@ -22,11 +22,7 @@ ARMS = {
 
 def main(argv: list[str] | None = None) -> int:
     """Train and measure every arm, print the table and save the figures."""
-    options = parser(__doc__)
-    options.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
-    chosen = options.parse_args(argv)
-    arms = {name: ARMS[name] for name in ARMS if name in {"float32", *chosen.arms}}
-    run_all("acsm_precision", chosen, arms, "float32")
+    run_chosen("acsm_precision", parser(__doc__), ARMS, "float32", argv)
     return 0
 
 

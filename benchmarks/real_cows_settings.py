@@ -11,7 +11,6 @@ test splits. Run it again to continue.
 from __future__ import annotations
 
 import argparse
-import importlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.acsm_arms import OutOfTime
+from benchmarks.acsm_arms import OutOfTime, Seed
 from benchmarks.machine import save
 from benchmarks.real_cows import OTHERS, STEPS
 from wildshape.cli import say
@@ -52,48 +51,34 @@ class Options:
     splits: int
     until: float
 
-    def workspace(self, split: int) -> Workspace:
+    def division(self, split: int) -> Seed:
         """The run of a division."""
-        return Workspace(self.root / f"split_{split}", "cow", RUN)
+        return Seed(Workspace(self.root / f"split_{split}", "cow", RUN), split, self.until)
 
 
-def call(module: str, workspace: Workspace, **settings: Any) -> Any:
-    """Run a command in this process."""
-    command = importlib.import_module(module)
-    common = {"category": "cow", "name": workspace.name, "data_root": workspace.root}
-    return command.run(command.Config(**common, **settings), workspace)
-
-
-def train(options: Options, split: int, name: str, changes: Mapping[str, Any]) -> Workspace:
+def train(division: Seed, name: str, changes: Mapping[str, Any]) -> None:
     """One division's 3D model with a setting.
 
     Raises:
         OutOfTime: the same call continues.
     """
-    workspace, sizes = options.workspace(split), SIZES["cpu"]
+    sizes = SIZES["cpu"]
     settings: dict[str, Any] = {
         "use_web_images": True,
         "web_images_num": 300,
         "filter": FILTER,
         "labels_from": ",".join(OTHERS),
-        "init": workspace.checkpoint_dir(f"pose_{FILTER}") / "best.pt",
+        "init": division.workspace.checkpoint_dir(f"pose_{FILTER}") / "best.pt",
         "freeze": True,
         "image_size": sizes.acsm_image_size,
         "batch_size": sizes.acsm_batch_size,
         "lr": sizes.acsm_lr,
         "steps": STEPS["acsm_steps"],
-        "seed": split,
         **changes,
     }
-    number = settings["web_images_num"]
-    call("prepare_data.data_selection", workspace, filter=FILTER, selection_num=number)
-    left = (options.until - time.monotonic()) / 60
-    if left <= 0:
-        raise OutOfTime
-    settings |= {"eval_every": max(1, settings["steps"] // 8), "time_limit": left}
-    if not call("acsm.train", workspace, arm=arm_of(name), **settings)["finished"]:
-        raise OutOfTime
-    return workspace
+    number, every = settings["web_images_num"], max(1, settings["steps"] // 8)
+    division.call("prepare_data.data_selection", filter=FILTER, selection_num=number)
+    division.train("acsm.train", arm=arm_of(name), eval_every=every, **settings)
 
 
 def arm_of(name: str) -> str:
@@ -105,8 +90,9 @@ def measure(options: Options, name: str, changes: Mapping[str, Any], part: str) 
     """AUC and animals of a setting on a split, by division."""
     rows = []
     for split in range(options.splits):
-        workspace = train(options, split, name, changes)
-        found = call("acsm.evaluate", workspace, arm=arm_of(name), split=part)
+        division = options.division(split)
+        train(division, name, changes)
+        found = division.call("acsm.evaluate", arm=arm_of(name), split=part)
         rows.append({key: found[key] for key in ("auc", "auc_interval", "by_instance")})
     return rows
 

@@ -18,7 +18,7 @@ from wildshape.errors import UserError
 from wildshape.geometry import warp_crop
 from wildshape.stage import MapOptions, MapStage, Provenance, input_hashes, run_map
 from wildshape.tables import Table
-from wildshape.training_data import animals_to_predict
+from wildshape.training_data import animals_to_predict, labelled_name
 
 if TYPE_CHECKING:
     from wildshape.workspace import Workspace
@@ -171,7 +171,7 @@ class LabelOptions:
     @property
     def table(self) -> str:
         """The keypoints table to write."""
-        return f"{self.source}_labelled" if self.labelled else self.source
+        return labelled_name(self.source) if self.labelled else self.source
 
 
 def loader_workers(rows: int, batch_size: int) -> int:

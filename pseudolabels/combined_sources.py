@@ -14,15 +14,10 @@ from pseudolabels.criteria import Candidates, Criterion
 from wildshape.metrics import keypoint_errors
 from wildshape.records import AnimalRecords
 from wildshape.tables import Table
-from wildshape.training_data import labelled
+from wildshape.training_data import labelled, labelled_name
 
 if TYPE_CHECKING:
     from wildshape.workspace import Workspace
-
-
-def labelled_name(source: str) -> str:
-    """The keypoint table in which a source labels the photos that people have labelled."""
-    return f"{source}_labelled"
 
 
 def fitted(criterion: Criterion, workspace: Workspace) -> Criterion:

@@ -29,13 +29,14 @@ from wildshape.engine import EngineOptions
 from wildshape.files import write_json
 from wildshape.stage import MapOptions, Provenance, input_hashes, run_map, run_reduce
 from wildshape.tables import Table
-from wildshape.training_data import labelled
+from wildshape.training_data import labelled, labelled_name
 
 if TYPE_CHECKING:
     from wildshape.workspace import Workspace
 
 SOURCE = "zero123plus"
-POINTS, LABELLED_POINTS, LABELLED = f"{SOURCE}_points", f"{SOURCE}_points_labelled", f"{SOURCE}_labelled"
+POINTS = f"{SOURCE}_points"
+LABELLED, LABELLED_POINTS = labelled_name(SOURCE), labelled_name(POINTS)
 
 
 @dataclass(frozen=True, kw_only=True)

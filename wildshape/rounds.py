@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from wildshape.cli import say
 from wildshape.run import TOKENS, Pipeline, truth_keypoints
 from wildshape.tables import write_table
+from wildshape.training_data import labelled_name
 
 if TYPE_CHECKING:
     from wildshape.run import Config
@@ -46,9 +47,8 @@ class LaterRound(Pipeline):
 
     def tokens(self) -> None:
         """Keypoints by tokens stay as they are: neither the labels nor the crops have changed."""
-        if self.config.tokens is not None:
-            found = self.before.load_keypoints(TOKENS)
-            write_table(found, self.workspace.keypoints_path(TOKENS))
+        for name in (TOKENS, labelled_name(TOKENS)) if self.config.tokens is not None else ():
+            write_table(self.before.load_keypoints(name), self.workspace.keypoints_path(name))
 
     def pose_web(self, is_aux: bool) -> dict[str, Any]:
         """The animals selected before, with the network's own keypoints, and its weights to go on from."""

@@ -127,6 +127,11 @@ def labelled(
     return label_records(labels, paths, skeleton, split, need), inputs
 
 
+def labelled_name(source: str) -> str:
+    """The keypoint table of what a source predicts of the labelled animals; see `animals_to_predict`."""
+    return f"{source}_labelled"
+
+
 def animals_to_predict(workspace: Workspace, of_val: bool, needed_by: str) -> tuple[Table, str, str]:
     """The animals whose keypoints a stage predicts, the name of their table and that of their images.
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from tiny_models import save_tiny
 
 from benchmarks import zero123plus_baselines as baselines
 from benchmarks import zero123plus_measures as measures
@@ -109,13 +110,9 @@ def test_the_mean_pose_is_what_is_learnt_from_nothing():
 def test_an_untrained_network_is_the_model_but_for_its_weights(tmp_path):
     pytest.importorskip("diffusers", reason="needs the extra diffusion")
     small_model = importlib.import_module("pseudolabels.zero123plus.small_model")
-    sizes = small_model.SmallConfig(
-        view_size=16, vae_channels=(8, 8), unet_channels=(16, 16), heads=(2, 2), middle_layers=1, width=24,
-        layers=1, groups=4,
-    )  # fmt: skip
-    small_model.save_half(small_model.build_pipeline(sizes, ["horse"], 0), tmp_path / "model")
-    out = baselines.untrained(str(tmp_path / "model"), tmp_path / "random", seed=3)
-    model, other = (small_model.load_small(folder) for folder in (tmp_path / "model", out))
+    folder = save_tiny(tmp_path / "model")
+    out = baselines.untrained(folder, tmp_path / "random", seed=3)
+    model, other = (small_model.load_small(path) for path in (Path(folder), out))
     assert list(other.unet.config.block_out_channels) == [16, 16]
     pairs = list(zip(model.unet.state_dict().items(), other.unet.state_dict().items()))
     assert [a[0] for a, _ in pairs] == [b[0] for _, b in pairs]

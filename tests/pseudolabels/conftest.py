@@ -1,18 +1,7 @@
 """Tiny Zero123Plus pipelines and pictures to train them on."""
 
 import pytest
-
-TINY = {
-    "view_size": 16,
-    "vae_channels": (8, 8),
-    "unet_channels": (16, 16),
-    "heads": (2, 2),
-    "middle_layers": 1,
-    "width": 24,
-    "layers": 1,
-    "groups": 4,
-}
-WORDS = ("a", "plain", "horse", "cow", "standing", "head", "legs", "red", "black", "facing", "left", "the")
+from tiny_models import TINY, WORDS
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny_models import TWO_LEVELS
 
 from wildshape.errors import UserError
 
@@ -11,17 +12,13 @@ from pseudolabels.zero123plus.features import AttentionModel, Reading, Switches,
 from pseudolabels.zero123plus.small_model import SmallConfig, build_pipeline, save_half  # noqa: E402
 
 CPU = torch.device("cpu")
-CONFIG = SmallConfig(
-    view_size=32, vae_channels=(8, 8, 16), unet_channels=(16, 32), heads=(2, 4), middle_layers=1, width=24,
-    tokens=8, layers=1, groups=8,
-)  # fmt: skip
 READING = Reading(side=16, layers=2)
 
 
 @pytest.fixture(scope="module")
 def pipeline():
     torch.manual_seed(0)
-    return build_pipeline(CONFIG, ["leg", "head"])
+    return build_pipeline(SmallConfig(**TWO_LEVELS), ["leg", "head"])
 
 
 def model_of(pipeline, switches=None, reading=READING):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from tiny_models import TWO_LEVELS
 
 pytest.importorskip("diffusers", reason="needs the extra diffusion")
 
@@ -22,11 +23,8 @@ from pseudolabels.zero123plus.tokens_reference import (
     reference_model,
 )
 
-SIDE = 32
-CONFIG = SmallConfig(
-    view_size=SIDE, vae_channels=(8, 8, 16), unet_channels=(16, 32), heads=(2, 4), middle_layers=1,
-    width=24, tokens=8, layers=1, groups=8,
-)  # fmt: skip
+CONFIG = SmallConfig(**TWO_LEVELS)
+SIDE = CONFIG.view_size
 SETTINGS = {"num_tokens": 30, "candidates": 12, "taught": 5, "sigma": 8.0}
 
 

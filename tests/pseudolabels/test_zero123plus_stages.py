@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from pose_world import KEYPOINTS, SKELETON, make_world
+from tiny_models import save_tiny
 from torch.nn import functional
 
 from wildshape.cli import main as command
@@ -30,13 +31,8 @@ from pseudolabels import generate_pl, train_tokens
 from pseudolabels.zero123plus import naming
 from pseudolabels.zero123plus.crops import matted_crop, read_crops, unit_affine
 from pseudolabels.zero123plus.points import PointFinder, PointPseudoLabels
-from pseudolabels.zero123plus.small_model import SmallConfig, build_pipeline, save_half
 from pseudolabels.zero123plus.token_file import TokenFile
 
-SIZES = SmallConfig(
-    view_size=16, vae_channels=(8, 8), unet_channels=(16, 16), heads=(2, 2), middle_layers=1, width=24,
-    layers=1, groups=4,
-)  # fmt: skip
 SMALL = {
     "category": "cow", "steps": 4, "batch_size": 2, "num_tokens": 12, "candidates": 8, "taught": 4,
     "keep": 3, "side": 16, "layers": 2, "eval_every": 2, "log_every": 1, "device": "cpu", "chunk": 2,
@@ -48,7 +44,7 @@ def folders(tmp_path_factory):
     """Two models of other weights."""
     root = tmp_path_factory.mktemp("models")
     for seed in (0, 1):
-        save_half(build_pipeline(SIZES, ["cow"], seed), root / str(seed))
+        save_tiny(root / str(seed), ["cow"], seed)
     return root
 
 

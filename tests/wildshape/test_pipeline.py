@@ -1,6 +1,5 @@
 """The whole sequence in miniature, from metadata on a localhost server to a report and predictions."""
 
-import importlib
 import json
 import os
 import shutil
@@ -12,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from tiny_models import save_tiny
 
 import wildshape
 from wildshape import demo, predict, status
@@ -110,22 +110,18 @@ def test_a_killed_run_continues_and_ends_the_same(finished, tmp_path):
 @pytest.mark.slow
 def test_tokens_of_a_diffusion_model_are_a_further_second_opinion(finished, tmp_path):
     pytest.importorskip("diffusers", reason="needs the extra diffusion")
-    small = importlib.import_module("pseudolabels.zero123plus.small_model")
-    sizes = small.SmallConfig(
-        view_size=16, vae_channels=(8, 8), unet_channels=(16, 16), heads=(2, 2), middle_layers=1, width=24,
-        layers=1, groups=4,
-    )  # fmt: skip
-    small.save_half(small.build_pipeline(sizes, ["horse"], 0), tmp_path / "model")
+    model = save_tiny(tmp_path / "model")
     root = tmp_path / "demo"
     shutil.copytree(finished.root, root)
     config = demo.Config(
-        name="tokens", data_root=root, miniature=True, tokens=str(tmp_path / "model"),
+        name="tokens", data_root=root, miniature=True, tokens=model,
         filter="cf_cm_zero123plus", rounds=2,
     )  # fmt: skip
     workspace = Workspace(root, "horse", "tokens")
     demo.run(config, workspace)
     for place in (workspace, workspace.sibling(name="tokens-round2")):
         assert len(place.load_keypoints("zero123plus")) == len(place.load("instances"))
+        assert len(place.load_keypoints("zero123plus_labelled")) > 0
         chosen = read_table(place.selection_path("cf_cm_zero123plus", 10), "selections")
         other = read_table(place.selection_path("cf_cm", 10), "selections")
         assert set(chosen["instance_id"]) != set(other["instance_id"])
