@@ -7,7 +7,8 @@ clusters of pixels by colour and place. Measured on the labelled photos of test,
     works     the model and the three baselines
     switches  global embeddings, guidance and reference attention, each alone and all together
     labels    how few labelled photos the regression needs, for all of `works`
-    sweep     layers, noise, number of points, side of the maps and frame, on the first --sweep_seeds seeds
+    sweep     layers, noise, learning rate, blobs, how points are read and how many, side of the maps and
+              frame, on the first --sweep_seeds seeds
 
 Run it again to continue. Tokens are learnt as by default; `--steps 200 --side 32` takes an eighth of the
 time on a CPU.
@@ -34,6 +35,7 @@ from benchmarks.zero123plus_pictures import Row, save_picture
 from benchmarks.zero123plus_tables import PARTS, summarise, table, without_animals
 from pseudolabels import train_tokens
 from pseudolabels.zero123plus.features import load_model
+from pseudolabels.zero123plus.maps import POWER
 from pseudolabels.zero123plus.naming import FrameChoice
 from pseudolabels.zero123plus.points import PointFinder
 from pseudolabels.zero123plus.token_file import FILE, TokenFile, load_model_of, weights_hash
@@ -61,6 +63,7 @@ class Arm:
         training: of the tokens: arms with the same share it.
         settings: of that training, as of `train_tokens.Config`.
         keep: K.
+        power: by which points are read from maps, see `PointFinder`.
         frame: of the regressor.
         trained: whether the U-Net is.
     """
@@ -68,6 +71,7 @@ class Arm:
     training: str
     settings: tuple[tuple[str, Any], ...] = ()
     keep: int = POINTS
+    power: float = POWER
     frame: FrameChoice = "auto"
     trained: bool = True
 
@@ -93,6 +97,11 @@ ARMS: dict[str, dict[str, Arm]] = {
         "layers 2": Arm("layers_2", (("layers", 2),)),
         "noise step -5": Arm("noise_5", (("noise_step", -5),)),
         "noise step -13": Arm("noise_13", (("noise_step", -13),)),
+        "published lr": Arm("published_lr", (("lr", 5e-3),)),
+        "published blobs": Arm("published_blobs", (("sigma", 2.0),)),
+        "100 tokens": Arm("tokens_100", (("num_tokens", 100),)),
+        "published peaks": replace(OURS, power=0.0),
+        "whole maps": replace(OURS, power=1.0),
         "20 points": replace(OURS, keep=20),
         "30 points": replace(OURS, keep=30),
         "side half": Arm("side_half", (("side", 0.5),)),
@@ -127,7 +136,7 @@ class World:
         self.test = measures.read_labelled(self.workspace, "test", self.size)
         self.moved, self.thetas = measures.moved_crops(self.test.crops[:MOVED], seed)
         self.parts = measures.true_parts(self.workspace)
-        self._found: dict[tuple[str, int], measures.Found] = {}
+        self._found: dict[tuple[str, int, float], measures.Found] = {}
 
     def check_time(self) -> None:
         """Raises OutOfTime when there is no time left."""
@@ -136,7 +145,8 @@ class World:
 
     def training(self, arm: Arm) -> train_tokens.Config:
         """The settings of an arm's tokens."""
-        options, settings = self.options, dict(arm.settings)
+        options = self.options
+        settings = {"num_tokens": options.num_tokens, **dict(arm.settings)}
         source = options.model
         if not arm.trained:
             source = str(untrained(source, options.root / f"untrained_{self.seed}", self.seed))
@@ -147,7 +157,6 @@ class World:
             model=source,
             steps=options.steps,
             eval_every=max(1, options.steps // 5),
-            num_tokens=options.num_tokens,
             side=round(self.side * settings.pop("side", 1.0)),
             seed=self.seed,
             device=options.device,
@@ -183,11 +192,11 @@ class World:
         Raises:
             OutOfTime: the time limit came first.
         """
-        key = (arm.training, arm.keep)
+        key = (arm.training, arm.keep, arm.power)
         if key in self._found:
             return self._found[key]
         path = self.tokens(arm)
-        cache = path.with_name(f"points_{arm.keep}_{self.options.views}.npz")
+        cache = path.with_name(f"points_{arm.keep}_{self.options.views}_{arm.power:g}.npz")
         if cache.exists() and cache.stat().st_mtime_ns > path.stat().st_mtime_ns:
             with np.load(cache) as archive:
                 found = measures.Found(*(archive[name] for name in ("train", "test", "moved")))
@@ -204,7 +213,7 @@ class World:
             say(f"{arm.training}: {chosen} tokens were ever chosen, for {arm.keep} points")
         kept = tokens.times.argsort(descending=True, stable=True)[: min(arm.keep, chosen)]
         model = load_model_of(tokens, self.device)
-        finder = PointFinder(model, replace(tokens, kept=kept), self.options.views, self.seed)
+        finder = PointFinder(model, replace(tokens, kept=kept), self.options.views, self.seed, arm.power)
         crops = np.concatenate([self.train.crops, self.test.crops, self.moved])
         xy = []
         batches = range(0, len(crops), BATCH)

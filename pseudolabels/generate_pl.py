@@ -47,6 +47,8 @@ class Config(EngineOptions, CommonConfig):
     """Where the diffusion model of the tokens is now; default where it was then."""
     views: int = 10
     """Random views over which attention is averaged; 0: the crop alone."""
+    power: float = 3.0
+    """A point is the mean place of its map to this power; 0: about its highest pixel, as published."""
     frame: naming.FrameChoice = "auto"
     """Frame of the regressor: box (knows up from down), points (turns with the animal), or the better."""
     batch_size: int = 2
@@ -86,7 +88,7 @@ def make_stage(workspace: Workspace, config: Config, images: str = "images") -> 
     command = f"{_train_command(workspace)} --model {config.model} --overwrite"
     model = load_model_of(tokens, pick_device(config.device), config.model, command)
     paths = image_paths(workspace.load(images, f"keypoints/{SOURCE}"), workspace)
-    return PointPseudoLabels(PointFinder(model, tokens, config.views, config.seed), paths)
+    return PointPseudoLabels(PointFinder(model, tokens, config.views, config.seed, config.power), paths)
 
 
 def _find_points(
@@ -103,7 +105,10 @@ def _find_points(
         "keypoints",
         Provenance(
             "tokens-generate-pl",
-            {"views": config.views, "seed": config.seed, "mattes": mattes_of(rows)},
+            {
+                **{name: getattr(config, name) for name in ("views", "seed", "power")},
+                "mattes": mattes_of(rows),
+            },
             input_hashes(workspace.root, *inputs),
         ),
         options=MapOptions(

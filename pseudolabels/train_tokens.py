@@ -22,6 +22,7 @@ from pseudolabels.zero123plus.features import (
     Switches,
     load_model,
 )
+from pseudolabels.zero123plus.maps import SIGMA
 from pseudolabels.zero123plus.token_file import FILE, KIND, TokenFile, model_facts
 from pseudolabels.zero123plus.tokens import PUBLISHED_SIDE, Tokens, TokenSettings, TokenTask, most_chosen
 from wildshape.cli import CommonConfig, say, script_main
@@ -45,6 +46,7 @@ VALIDATION = 16
 """Crops that are kept back at the most."""
 LATENT_PIXELS = 4
 """Pixels of a map to one of the latents: finer maps cost time and memory, and tell no more."""
+PUBLISHED_LR, PUBLISHED_WIDTH = 5e-3, 768
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +75,10 @@ class Config(MonitorOptions, CommonConfig):
     """Weight of the loss that makes attention a blob."""
     equivariance: float = 1000.0
     """Weight of the loss that makes attention move with the animal."""
-    lr: float = 5e-3
-    """AdamW's learning rate."""
+    lr: float | None = None
+    """AdamW's learning rate; default 5e-3, as published, and more for tokens narrower than 768."""
+    sigma: float | None = None
+    """Of the blobs, in pixels of a map of 128; default one pixel of the latents, with --published 2."""
     image_size: int | None = None
     """Side of the crops in pixels; default the model's."""
     side: int | None = None
@@ -120,6 +124,10 @@ class Config(MonitorOptions, CommonConfig):
         for name, number in least.items():
             if getattr(self, name) < number:
                 raise UserError(f"--{name}: expected at least {number}; found {getattr(self, name)}")
+        for name in ("lr", "sigma"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"--{name}: expected more than 0; found {value}")
         if not -TRAINING_STEPS <= self.noise_step < TRAINING_STEPS:
             raise UserError(
                 f"--noise_step: expected {-TRAINING_STEPS} to {TRAINING_STEPS - 1}; found {self.noise_step}"
@@ -136,7 +144,28 @@ class Config(MonitorOptions, CommonConfig):
             UserError: the numbers do not fit together.
         """
         names = ("num_tokens", "candidates", "taught", "sharpen", "equivariance", "chunk")
-        return TokenSettings(**{name: getattr(self, name) for name in names}, masked=not self.published)
+        return TokenSettings(
+            **{name: getattr(self, name) for name in names},
+            sigma=SIGMA if self.sigma is None else self.sigma,
+            masked=not self.published,
+        )
+
+    def for_model(self, width: int, latents: int) -> Config:
+        """The same with the learning rate and the blobs that suit a model, where they are not given.
+
+        What is published was found with tokens of width 768 and 1024. A step of Adam moves every coordinate
+        by the learning rate, and what it changes in the attention grows with their number.
+
+        Args:
+            width: of the tokens.
+            latents: side of the latents of a crop.
+        """
+        blob = SIGMA if self.published else PUBLISHED_SIDE / latents
+        return replace(
+            self,
+            lr=PUBLISHED_LR * max(1.0, PUBLISHED_WIDTH / width) if self.lr is None else self.lr,
+            sigma=blob if self.sigma is None else self.sigma,
+        )
 
     @property
     def switches(self) -> Switches:
@@ -227,7 +256,7 @@ def make_task(config: Config, model: AttentionModel, crops: AnimalCrops, size: i
         crops.crops[-back:],
         config.settings,
         model.noise_shape(size),
-        lr=config.lr,
+        lr=PUBLISHED_LR if config.lr is None else config.lr,
         seed=config.seed,
     )
 
@@ -257,7 +286,9 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         dtype=config.dtype,
     )
     size = model.image_size if config.image_size is None else config.image_size
-    side = config.side or min(PUBLISHED_SIDE, LATENT_PIXELS * model.noise_shape(size)[1])
+    latents = model.noise_shape(size)[1]
+    config = config.for_model(model.width, latents)
+    side = config.side or min(PUBLISHED_SIDE, LATENT_PIXELS * latents)
     model.reading = replace(model.reading, side=side)
     crops, found, files = gather(config, workspace, size)
     facts = model_facts(model, config.model, config.revision)

@@ -14,6 +14,8 @@ SIGMA = 2.0
 """Of the Gaussian that a map should look like, in pixels of a map of 128 (published)."""
 RADIUS = 5.0
 """Within which the weighted mean about a peak is taken, in pixels (published)."""
+POWER = 3.0
+"""To which maps are raised before their mean position is taken; see `soft_peaks`."""
 
 
 def pixel_centres(height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,6 +74,23 @@ def weighted_peaks(maps: Tensor, radius: float = RADIUS) -> Tensor:
     mass = near.sum((-2, -1))
     mean = torch.stack(((near * x).sum((-2, -1)), (near * y).sum((-2, -1))), -1)
     return torch.where(mass[..., None] > 0, mean / mass[..., None].clamp_min(0.5), top)
+
+
+def soft_peaks(maps: Tensor, power: float = POWER) -> Tensor:
+    """Mean position [..., 2] of each whole map, raised to a power.
+
+    Integral regression (Sun et al., ECCV 2018, section 2). A map with several modes jumps from one to the
+    other by its maximum, and moves little by its mean; with a larger power the highest mode weighs more.
+
+    Args:
+        maps: [..., H, W], at least 0; one that is 0 everywhere has its mean in the middle.
+        power: above 0.
+    """
+    x, y = pixel_centres(*maps.shape[-2:], maps)
+    largest = maps.amax((-2, -1), keepdim=True)
+    relative = torch.where(largest > 0, maps / largest, torch.ones_like(maps)).pow(power)
+    mass = relative.sum((-2, -1))[..., None]
+    return torch.stack(((relative * x).sum((-2, -1)), (relative * y).sum((-2, -1))), -1) / mass
 
 
 def peak_mass(maps: Tensor, radius: float = RADIUS) -> Tensor:

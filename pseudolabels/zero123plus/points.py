@@ -36,6 +36,8 @@ class PointFinder:
         tokens: see `TokenFile`.
         views: random views whose attention is averaged (published: 10); 0: the crop as it is.
         seed: of the views and the noise.
+        power: points are mean places of maps to this power (`maps.soft_peaks`); 0: means about the highest
+            pixel (`maps.weighted_peaks`), as published.
         ranges: of the views; default as in training.
     """
 
@@ -45,10 +47,13 @@ class PointFinder:
         tokens: TokenFile,
         views: int = 10,
         seed: int = 0,
+        power: float = token_maps.POWER,
         ranges: WarpRanges | None = None,
     ) -> None:
-        if views < 0:
-            raise UserError(f"--views: expected 0 or more; found {views}")
+        for name, value in (("views", views), ("power", power)):
+            if value < 0:
+                raise UserError(f"--{name}: expected 0 or more; found {value}")
+        self.power = power
         self.model, self.kept = model, tokens.kept.to(model.device)
         self.embedding = tokens.embedding.to(model.device)
         self.image_size = int(tokens.facts["image_size"])
@@ -78,14 +83,18 @@ class PointFinder:
             crops: uint8 [B, S, S, 3].
 
         Returns:
-            xy [B, K, 2] in 0..1 of the crop from edge to edge, a mean about the highest pixel; and the
-            share [B, K] of each map that lies about its peak.
+            xy [B, K, 2] in 0..1 of the crop from edge to edge; and the share [B, K] of each map that lies
+            about its highest pixel.
         """
         found = self.maps(crops)
         height, width = found.shape[-2:]
-        xy = token_maps.weighted_peaks(found, self.radius) / found.new_tensor((width, height))
+        if self.power:
+            xy = token_maps.soft_peaks(found, self.power)
+        else:
+            xy = token_maps.weighted_peaks(found, self.radius)
         mass = token_maps.peak_mass(found, self.radius)
-        return xy.double().cpu().numpy(), mass.double().cpu().numpy()
+        xy = xy.double() / xy.new_tensor((width, height), dtype=torch.float64)
+        return xy.cpu().numpy(), mass.double().cpu().numpy()
 
 
 class PointPseudoLabels(MapStage):

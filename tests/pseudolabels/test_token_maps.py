@@ -124,6 +124,28 @@ def test_a_token_that_nothing_attends_to_stays_where_it_peaks():
     torch.testing.assert_close(maps.weighted_peaks(noise * 1e-30), maps.weighted_peaks(noise))
 
 
+def test_mean_places_of_whole_maps_by_hand():
+    two = torch.zeros(1, 4, 8)
+    two[0, 1, 1], two[0, 1, 5] = 2.0, 1.0
+    assert maps.soft_peaks(two, 1.0)[0].tolist() == pytest.approx([1.5 + 4 / 3, 1.5])
+    assert maps.soft_peaks(two, 3.0)[0].tolist() == pytest.approx([1.5 + 4 / 9, 1.5])
+    torch.testing.assert_close(maps.soft_peaks(two, 40.0), maps.peaks(two))
+    torch.testing.assert_close(
+        maps.soft_peaks(two * 1e-42, 3.0), maps.soft_peaks(two, 3.0), rtol=0, atol=1e-3
+    )
+    assert maps.soft_peaks(two * 0)[0].tolist() == [4.0, 2.0]
+    centre = torch.tensor([[10.3, 20.8]], dtype=torch.float64)
+    torch.testing.assert_close(maps.soft_peaks(maps.gaussians(centre, 40, 32)), centre, rtol=0, atol=1e-6)
+
+
+def test_mean_places_move_little_where_two_modes_are_nearly_equal():
+    one, other = torch.zeros(1, 8, 8), torch.zeros(1, 8, 8)
+    one[0, 2, 1], one[0, 2, 6] = 1.0, 0.99
+    other[0, 2, 1], other[0, 2, 6] = 0.99, 1.0
+    assert float((maps.peaks(one) - maps.peaks(other)).norm()) == 5
+    assert float((maps.soft_peaks(one) - maps.soft_peaks(other)).norm()) < 0.1
+
+
 def test_a_blob_is_nearer_to_a_gaussian_than_two_blobs_or_noise():
     generator = torch.Generator().manual_seed(0)
     one = maps.gaussians(torch.tensor([[9.5, 9.5]]), 24, 24)

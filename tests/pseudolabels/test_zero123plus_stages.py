@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -11,14 +10,12 @@ import torch
 from PIL import Image
 from pose_world import KEYPOINTS, SKELETON, make_world
 from tiny_models import save_tiny
-from torch.nn import functional
 
 from wildshape.cli import main as command
 from wildshape.errors import UserError
 from wildshape.formats.masks import encode_mask
 from wildshape.geometry import box_side
 from wildshape.metrics import keypoint_errors
-from wildshape.records import AnimalRecords
 from wildshape.stage import Provenance, publish
 from wildshape.status import examine
 from wildshape.status import steps as status_steps
@@ -30,7 +27,6 @@ from prepare_data import data_selection
 from pseudolabels import generate_pl, train_tokens
 from pseudolabels.zero123plus import naming
 from pseudolabels.zero123plus.crops import matted_crop, read_crops, unit_affine
-from pseudolabels.zero123plus.points import PointFinder, PointPseudoLabels
 from pseudolabels.zero123plus.token_file import TokenFile
 
 SMALL = {
@@ -131,88 +127,6 @@ def test_crops_of_a_table_say_what_is_matted_and_what_is_left_out(world):
     assert crops.matted.tolist() == [True, True, False, False] and crops.crops.shape == (4, 16, 16, 3)
     assert [name for name, _ in crops.skipped] == table["instance_id"][-2:].tolist()
     assert (crops.crops[0, 0] == 255).all() and not (crops.crops[3, 8] == 255).all()
-
-
-# Points
-
-
-class Darkness:
-    """Attention where a picture is dark; a second token looks where it is not."""
-
-    device = torch.device("cpu")
-    reading = SimpleNamespace(side=64)
-
-    def noise_shape(self, size):
-        return 1, 4, 4
-
-    def attention(self, images, embedding, noise, kept=None):
-        dark = functional.interpolate(1 - images.mean(1, keepdim=True), size=(64, 64), mode="area")
-        found = torch.cat((1 - dark, dark), 1)
-        return found if kept is None else found[:, kept]
-
-
-@pytest.mark.parametrize("views", [0, 6])
-def test_points_are_where_they_are_seen_in_the_photo(tmp_path, views):
-    """A dot's centre comes back in image pixels, from a box that is neither square nor whole."""
-    dot, (y, x) = np.array([57.3, 41.8]), np.mgrid[:100, :140]
-    dark = np.exp(-((x - dot[0]) ** 2 + (y - dot[1]) ** 2) / (2 * 2.0**2))
-    cv2.imwrite(str(tmp_path / "dot.png"), np.rint(255 * (1 - dark)).astype(np.uint8))
-    tokens = TokenFile(torch.zeros(2, 3), torch.tensor([1]), torch.zeros(2), {"image_size": 64})
-    stage = PointPseudoLabels(PointFinder(Darkness(), tokens, views), {"i": tmp_path / "dot.png"})
-    row = {
-        "instance_id": "a", "image_id": "i", "mask_rle": None,
-        "box_xyxy": np.array([20.2, 11.7, 95.4, 70.1]),
-    }  # fmt: skip
-    lost = {**row, "instance_id": "b", "image_id": "none"}
-    prepared = [stage.prepare(row), stage.prepare(lost)]
-    columns = stage({name: np.array([item[name] for item in prepared]) for name in prepared[0]})
-    assert columns["instance_id"].tolist() == ["a"] and stage.problem(lost) == "no file of image none"
-    np.testing.assert_allclose(columns["xy"][0, 0], dot, atol=0.35)
-    assert columns["confidence"][0, 0] > 0.6
-    nothing = stage({name: np.array([prepared[1][name]]) for name in prepared[1]})
-    assert nothing["xy"].shape == (0, 1, 2)
-
-
-# Names
-
-
-def labelled(count, rng, frame):
-    """Animals whose keypoints follow from four points; turned at will if that frame is the points'."""
-    base = np.array([[0.0, 0.0], [3.0, 0.4], [0.5, 1.0], [2.5, 1.3]])
-    template = rng.uniform(0, 3, (KEYPOINTS, 2))
-    xy, points = [], []
-    for _ in range(count):
-        angle = rng.uniform(-np.pi, np.pi) if frame == "points" else 0.0
-        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        scale, shift = rng.uniform(8, 12), rng.uniform(60, 70, 2)
-        points.append((base * scale) @ turn.T + shift)
-        xy.append((template * scale) @ turn.T + shift)
-    records = AnimalRecords(
-        tuple(f"a{i}" for i in range(count)), (None,) * count, np.tile([10.0, 10, 110, 100], (count, 1)),
-        np.array(xy), np.ones((count, KEYPOINTS)), np.full((count, 7), np.nan),
-    )  # fmt: skip
-    return records, np.array(points)
-
-
-@pytest.mark.parametrize("frame", ["box", "points"])
-def test_the_better_frame_is_taken_and_tells_how_sure_it_is(frame):
-    records, points = labelled(14, np.random.default_rng(3), frame)
-    if frame == "box":
-        points = points + np.random.default_rng(1).normal(0, 0.01, points.shape)
-    records.weight[:, 2] = 0
-    unit = naming.to_unit(points, records.box_xyxy)
-    regressor, errors = naming.choose_regressor(unit, records)
-    assert set(errors) == {"box", "points"}
-    assert regressor.frame == min(errors, key=errors.get)
-    if frame == "points":
-        assert regressor.frame == "points" and errors["points"] < 0.1 * errors["box"]
-    xy, confidence = naming.named(regressor, points, np.full((14, 4), 0.5), records.box_xyxy)
-    known = np.arange(KEYPOINTS) != 2
-    np.testing.assert_allclose(xy[:, known], records.xy[:, known], atol=1.5)
-    assert (confidence[:, 2] == 0).all() and (confidence[:, known] > 0.4).all() and confidence.max() <= 0.5
-    facts = naming.measure(regressor, unit, records, naming.mean_position(records))
-    assert facts["pck@0.1"] == 1 and facts["error_percent"] < 2
-    assert naming.choose_regressor(unit, records, "box")[0].frame == "box"
 
 
 # Commands
@@ -365,8 +279,9 @@ def test_tokens_of_another_model_are_refused(learnt, folders):
         generate_pl.run(predicting(model=str(folders / "1")), learnt)
     with pytest.raises(UserError, match=r"other settings \(.*unet=.* then, .* now\); add --overwrite"):
         train_tokens.run(training(folders, model=str(folders / "1")), learnt)
-    with pytest.raises(UserError, match="--views: expected 0 or more; found -1"):
-        generate_pl.run(predicting(views=-1), learnt)
+    for flag in ("views", "power"):
+        with pytest.raises(UserError, match=f"--{flag}: expected 0 or more; found -1"):
+            generate_pl.run(predicting(**{flag: -1}), learnt)
     path = learnt.checkpoint_dir("zero123plus") / "tokens.pt"
     (path.parent / "best.pt").rename(path)
     with pytest.raises(UserError, match="expected a token file in .*; found no 'embedding'"):
