@@ -34,6 +34,7 @@ from benchmarks.zero123plus_baselines import choose_kmeans, mean_pose, model_fol
 from benchmarks.zero123plus_pictures import Row, save_picture
 from benchmarks.zero123plus_tables import PARTS, summarise, table, without_animals
 from pseudolabels import train_tokens
+from pseudolabels.train_tokens import POINTS, PUBLISHED_LR, PUBLISHED_POINTS
 from pseudolabels.zero123plus.features import load_model
 from pseudolabels.zero123plus.maps import POWER
 from pseudolabels.zero123plus.naming import FrameChoice
@@ -50,7 +51,6 @@ LABELS = (10, 25, 50, 150)
 DRAWS = 5
 MOVED = 40
 """Animals of test whose crops are also moved."""
-POINTS = 10
 BASELINES = ("mean_pose", "untrained", "kmeans")
 BATCH = 4
 
@@ -88,6 +88,7 @@ SWITCHES = {
     "reference_attention": _switched("reference_attention"),
     "all_on": _switched("global_embeddings", "guidance", "reference_attention"),
 }
+AS_PUBLISHED = Arm("published", (("published", True), ("lr", PUBLISHED_LR)), PUBLISHED_POINTS, power=0.0)
 ARMS: dict[str, dict[str, Arm]] = {
     "works": {"ours": OURS, "untrained": Arm("untrained", trained=False)},
     "switches": {"ours": OURS, **SWITCHES},
@@ -95,15 +96,17 @@ ARMS: dict[str, dict[str, Arm]] = {
         "ours": OURS,
         "layers 1": Arm("layers_1", (("layers", 1),)),
         "layers 2": Arm("layers_2", (("layers", 2),)),
-        "noise step -5": Arm("noise_5", (("noise_step", -5),)),
-        "noise step -13": Arm("noise_13", (("noise_step", -13),)),
-        "published lr": Arm("published_lr", (("lr", 5e-3),)),
+        "noise step -1": Arm("noise_1", (("noise_step", -1),)),
+        "noise step -8": Arm("noise_8", (("noise_step", -8),)),
+        "noise step -20": Arm("noise_20", (("noise_step", -20),)),
+        "as published": AS_PUBLISHED,
+        "published lr": Arm("published_lr", (("lr", PUBLISHED_LR),)),
         "published blobs": Arm("published_blobs", (("sigma", 2.0),)),
         "100 tokens": Arm("tokens_100", (("num_tokens", 100),)),
         "published peaks": replace(OURS, power=0.0),
         "whole maps": replace(OURS, power=1.0),
-        "20 points": replace(OURS, keep=20),
-        "30 points": replace(OURS, keep=30),
+        "10 points": replace(OURS, keep=10),
+        "60 points": replace(OURS, keep=60),
         "side half": Arm("side_half", (("side", 0.5),)),
         "side double": Arm("side_double", (("side", 2.0),)),
         "frame box": replace(OURS, frame="box"),

@@ -24,7 +24,14 @@ from pseudolabels.zero123plus.features import (
 )
 from pseudolabels.zero123plus.maps import SIGMA
 from pseudolabels.zero123plus.token_file import FILE, KIND, TokenFile, model_facts
-from pseudolabels.zero123plus.tokens import PUBLISHED_SIDE, Tokens, TokenSettings, TokenTask, most_chosen
+from pseudolabels.zero123plus.tokens import (
+    PUBLISHED_SIDE,
+    Tokens,
+    TokenSettings,
+    TokenTask,
+    most_chosen,
+    times_chosen,
+)
 from wildshape.cli import CommonConfig, say, script_main
 from wildshape.crops import image_paths
 from wildshape.device import pick_device
@@ -46,6 +53,8 @@ VALIDATION = 16
 """Crops that are kept back at the most."""
 LATENT_PIXELS = 4
 """Pixels of a map to one of the latents: finer maps cost time and memory, and tell no more."""
+POINTS, PUBLISHED_POINTS = 30, 10
+NOISE, PUBLISHED_NOISE = -13, -1
 PUBLISHED_LR, PUBLISHED_WIDTH = 5e-3, 768
 
 
@@ -69,8 +78,9 @@ class Config(MonitorOptions, CommonConfig):
     """Tokens of a crop that look most like a blob."""
     taught: int = 10
     """Of these, far apart from one another, those that the crop teaches."""
-    keep: int = 10
-    """Points: the tokens that are chosen most often after training. Another number trains nothing anew."""
+    keep: int | None = None
+    """Points: the tokens that are chosen most often after training; default 30, or as many as were ever
+    chosen, with --published 10. Another number trains nothing anew."""
     sharpen: float = 100.0
     """Weight of the loss that makes attention a blob."""
     equivariance: float = 1000.0
@@ -85,14 +95,14 @@ class Config(MonitorOptions, CommonConfig):
     """Side of the attention maps; default 128, as published, or 4 times the latents' where that is less."""
     layers: int = 3
     """Cross-attention layers that are read, the first ones on the way up."""
-    noise_step: int = -1
-    """Of the 50 steps of the schedule, from the noisiest, the one that pictures are noised to; -1: the
-    least noisy, as published."""
+    noise_step: int | None = None
+    """Of the 50 steps of the schedule, from the noisiest, the one that pictures are noised to; default -13,
+    a quarter of the way, with --published -1, the least noisy."""
     chunk: int = 1
     """Crops whose attention is in memory at a time; more is faster where there is room."""
     published: bool = False
-    """As released: what has left the frame is compared with nothing, and layers answer from upsampled
-    queries."""
+    """As released: what has left the frame is compared with nothing, layers answer from upsampled queries,
+    and the published blobs, noise and number of points."""
     global_embeddings: bool = False
     """Zero123Plus: add the picture's embedding to the tokens."""
     guidance: bool = False
@@ -116,23 +126,21 @@ class Config(MonitorOptions, CommonConfig):
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, naming the flag."""
-        least = {"keep": 2, "layers": 1, "chunk": 1, "batch_size": 1}
-        if self.side is not None:
-            least["side"] = 4
-        if self.max_images is not None:
-            least["max_images"] = self.batch_size + 1
+        least = {"keep": 2, "layers": 1, "chunk": 1, "batch_size": 1, "side": 4}
+        least["max_images"] = self.batch_size + 1
         for name, number in least.items():
-            if getattr(self, name) < number:
-                raise UserError(f"--{name}: expected at least {number}; found {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < number:
+                raise UserError(f"--{name}: expected at least {number}; found {value}")
         for name in ("lr", "sigma"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"--{name}: expected more than 0; found {value}")
-        if not -TRAINING_STEPS <= self.noise_step < TRAINING_STEPS:
+        if not -TRAINING_STEPS <= (self.noise_step or 0) < TRAINING_STEPS:
             raise UserError(
                 f"--noise_step: expected {-TRAINING_STEPS} to {TRAINING_STEPS - 1}; found {self.noise_step}"
             )
-        if self.keep > self.num_tokens:
+        if (self.keep or 2) > self.num_tokens:
             raise UserError(f"--keep: expected at most --num_tokens {self.num_tokens}; found {self.keep}")
         _ = self.settings
 
@@ -151,7 +159,7 @@ class Config(MonitorOptions, CommonConfig):
         )
 
     def for_model(self, width: int, latents: int) -> Config:
-        """The same with the learning rate and the blobs that suit a model, where they are not given.
+        """The same with what suits a model where it is not given: learning rate and blobs.
 
         What is published was found with tokens of width 768 and 1024. A step of Adam moves every coordinate
         by the learning rate, and what it changes in the attention grows with their number.
@@ -166,6 +174,16 @@ class Config(MonitorOptions, CommonConfig):
             lr=PUBLISHED_LR * max(1.0, PUBLISHED_WIDTH / width) if self.lr is None else self.lr,
             sigma=blob if self.sigma is None else self.sigma,
         )
+
+    @property
+    def noise(self) -> int:
+        """The step of the schedule that pictures are noised to.
+
+        Features of diffusion models correspond best at some noise (Tang et al., NeurIPS 2023, for Stable
+        Diffusion at step 261 of 1000).
+        """
+        default = PUBLISHED_NOISE if self.published else NOISE
+        return default if self.noise_step is None else self.noise_step
 
     @property
     def switches(self) -> Switches:
@@ -265,7 +283,9 @@ def _keep(config: Config, task: TokenTask, result: FitResult, facts: dict[str, A
     """The best tokens, and those of them that are chosen most often."""
     state = load_checkpoint(result.best_path, KIND)
     task.model.load_state_dict(state["model"])
-    kept, times = most_chosen(task, task.crops, config.keep, seed=config.seed)
+    times = times_chosen(task, task.crops, seed=config.seed)
+    default = PUBLISHED_POINTS if config.published else POINTS
+    kept = most_chosen(times, min(default, int((times > 0).sum())) if config.keep is None else config.keep)
     return TokenFile(task.model.embedding, kept, times, {**facts, "step": int(state["step"])})
 
 
@@ -281,7 +301,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         config.model,
         device=device,
         switches=config.switches,
-        reading=Reading(layers=config.layers, published=config.published, noise_step=config.noise_step),
+        reading=Reading(layers=config.layers, published=config.published, noise_step=config.noise),
         revision=config.revision,
         dtype=config.dtype,
     )
@@ -326,7 +346,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     state = "" if result.finished else " (stopped by --time_limit: run again to continue)"
     say(
         f"tokens: {result.step} of {config.steps} steps{state}; best: {scores or 'not measured yet'}; kept "
-        f"{config.keep} of {config.num_tokens} -> {workspace.relative(folder / FILE)}"
+        f"{len(tokens.kept)} of {config.num_tokens} -> {workspace.relative(folder / FILE)}"
     )
     return metrics
 

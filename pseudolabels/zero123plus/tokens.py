@@ -215,23 +215,14 @@ def strays(found: Tensor, moved: Tensor, theta: Tensor, settings: TokenSettings)
 
 
 @torch.no_grad()
-def most_chosen(
-    task: TokenTask, crops: np.ndarray, number: int, images: int = 100, seed: int = 0
-) -> tuple[Tensor, Tensor]:
-    """The tokens that are chosen in most images.
+def times_chosen(task: TokenTask, crops: np.ndarray, images: int = 100, seed: int = 0) -> Tensor:
+    """In how many images each token is among those that are learnt from, [N] int64.
 
     Args:
         task: after training.
         crops: uint8 [M, S, S, 3]; the first ``images`` are looked at.
-        number: K, tokens to keep (published: 10).
         images: published: 100.
         seed: of the transforms.
-
-    Returns:
-        Indices [K] int64, most chosen first (the earlier of equal ones), and how often each of N was [N].
-
-    Raises:
-        UserError: fewer tokens than K were ever chosen.
     """
     settings, embedding = task.settings, task.model.embedding
     times = torch.zeros(len(embedding), dtype=torch.int64)
@@ -250,12 +241,25 @@ def most_chosen(
         sigma = settings.sigma_of(max(found.shape[-2:]))
         chosen = token_maps.choose_tokens(found, moved, settings.candidates, settings.taught, sigma)
         times += torch.bincount(chosen.flatten().cpu(), minlength=len(times))
+    return times
+
+
+def most_chosen(times: Tensor, number: int) -> Tensor:
+    """Indices [K] of the tokens that were chosen most often, the earlier of equal ones first.
+
+    Args:
+        times: see `times_chosen`.
+        number: K (published: 10).
+
+    Raises:
+        UserError: fewer tokens were ever chosen.
+    """
     if int((times > 0).sum()) < number:
         raise UserError(
             f"expected at least {number} tokens that are chosen in some image; found "
             f"{int((times > 0).sum())}; keep fewer, or look at more images"
         )
-    return times.argsort(descending=True, stable=True)[:number], times
+    return times.argsort(descending=True, stable=True)[:number]
 
 
 def as_images(crops: Tensor) -> Tensor:

@@ -67,7 +67,8 @@ def test_tokens_learn_to_stay_on_what_they_see():
     after = task.evaluate()
     assert after["loss"] < 0.7 * before["loss"] and after["stray"] < before["stray"]
     crops, places = pictures(12, seed=70)
-    index, times = learning.most_chosen(task, crops, 3, images=12)
+    times = learning.times_chosen(task, crops, images=12)
+    index = learning.most_chosen(times, 3)
     assert times.sum() == 12 * SETTINGS.taught and len(set(index.tolist())) == 3
     noise = torch.zeros(12, 3, MAP, MAP)
     found = attention_of(
@@ -125,6 +126,7 @@ def test_too_few_tokens_were_ever_chosen():
     with pytest.raises(
         UserError, match="expected at least 9 tokens that are chosen in some image; found 4"
     ):
-        learning.most_chosen(task, crops, 9)
+        learning.most_chosen(learning.times_chosen(task, crops), 9)
+    assert learning.most_chosen(torch.tensor([1, 0, 3, 1]), 3).tolist() == [2, 0, 3]
     with pytest.raises(UserError, match="2 <= --taught <= --candidates <= --num_tokens; found 10, 25, 20"):
         TokenSettings(num_tokens=20)

@@ -103,6 +103,9 @@ def test_learning_rate_and_blobs_suit_the_model():
     assert of(1024, 64) == of(768, 64) == (5e-3, 2.0)  # Stable Diffusion at 512 pixels, as published
     assert of(96, 16) == (0.04, 8.0) and of(96, 16, published=True) == (0.04, 2.0)
     assert of(96, 16, lr=0.01, sigma=3.0) == (0.01, 3.0)
+    settings = train_tokens.Config(category="cow"), train_tokens.Config(category="cow", published=True)
+    assert [config.noise for config in settings] == [-13, -1]
+    assert train_tokens.Config(category="cow", published=True, noise_step=-5).noise == -5
     for flag in ("lr", "sigma"):
         with pytest.raises(UserError, match=f"--{flag}: expected more than 0; found 0"):
             train_tokens.Config(category="cow", **{flag: 0.0})
