@@ -109,7 +109,9 @@ def entropy_loss(camera_prob: Tensor) -> Tensor:
     count = camera_prob.shape[1]
     if count == 1:
         return camera_prob.new_zeros(())
-    entropy = -torch.special.xlogy(camera_prob, camera_prob).sum(1).mean()
+    # The logarithm of a probability that has underflowed to 0 has no finite gradient.
+    least = torch.finfo(camera_prob.dtype).tiny
+    entropy = -(camera_prob * camera_prob.clamp_min(least).log()).sum(1).mean()
     return 1 - entropy / math.log(count)
 
 
@@ -122,7 +124,8 @@ def spread_loss(camera: Tensor) -> Tensor:
     if count == 1:
         return camera.new_zeros(())
     rotation = camera[..., 3:]
-    alike = (rotation @ rotation.transpose(1, 2)).square()
+    # Under autocast a matrix product would be one of half precision.
+    alike = (rotation[:, :, None] * rotation[:, None]).sum(-1).square()
     first, second = torch.triu_indices(count, count, 1, device=camera.device)
     return alike[:, first, second].mean()
 

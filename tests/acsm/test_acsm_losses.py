@@ -81,6 +81,23 @@ def test_a_hypothesis_without_probability_is_revived():
     assert logits.grad[0, 0] > 0 and (logits.grad[0, 1:] < 0).all()  # descent evens them out
 
 
+def test_a_probability_that_underflows_has_a_finite_gradient():
+    logits = torch.tensor([[200.0, 0.0, 3.0]], requires_grad=True)
+    prob = logits.softmax(1)
+    assert prob[0, 1] == 0
+    loss = losses.entropy_loss(prob)
+    loss.backward()
+    assert loss.item() == pytest.approx(1) and logits.grad.isfinite().all()
+
+
+def test_the_spread_stays_in_single_precision():
+    rotation = torch.nn.functional.normalize(torch.randn(4, 3, 4, generator=torch.manual_seed(3)), dim=-1)
+    camera = torch.cat((torch.ones(4, 3, 3), rotation), dim=-1)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = losses.spread_loss(camera)
+    assert found.dtype == torch.float32 and found == losses.spread_loss(camera)
+
+
 def test_the_spread_pushes_rotations_apart():
     rotation = torch.nn.functional.normalize(torch.randn(4, 3, 4, generator=torch.manual_seed(0)), dim=-1)
     rotation.requires_grad_()
