@@ -277,7 +277,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--selection_num", type=int, default=None, help="pseudo-labels that a criterion keeps")
     for name, steps in STEPS.items():
         add(f"--{name}", type=int, default=steps)
-    add("--token_steps", type=int, default=500)
+    add("--token_steps", type=int, default=200)
     add("--num_tokens", type=int, default=500)
     add("--side", type=int, default=None, help="of the attention maps; default as of train_tokens")
     add("--views", type=int, default=10)

@@ -10,8 +10,7 @@ clusters of pixels by colour and place. Measured on the labelled photos of test,
     sweep     layers, noise, learning rate, blobs, how points are read and how many, side of the maps and
               frame, on the first --sweep_seeds seeds
 
-Run it again to continue. Tokens are learnt as by default; `--steps 200 --side 32` takes an eighth of the
-time on a CPU.
+Run it again to continue. Tokens are learnt as by default.
 
     python -m benchmarks.zero123plus_points --root bench_points [--parts works labels] [--time_limit 50]
 """
@@ -291,7 +290,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--seeds", type=int, default=3)
     add("--sweep_seeds", type=int, default=1, help="seeds of the part sweep")
     add("--first_seed", type=int, default=FIRST_SEED)
-    add("--steps", type=int, default=500, help="of each training of tokens")
+    add("--steps", type=int, default=200, help="of each training of tokens")
     add("--side", type=int, default=None, help="of the attention maps; default as of train_tokens")
     add("--num_tokens", type=int, default=500)
     add("--views", type=int, default=10)

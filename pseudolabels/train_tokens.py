@@ -51,8 +51,8 @@ MODEL = "zero123plus"
 """Name of the checkpoint's folder."""
 VALIDATION = 16
 """Crops that are kept back at the most."""
-LATENT_PIXELS = 4
-"""Pixels of a map to one of the latents: finer maps cost time and memory, and tell no more."""
+LATENT_PIXELS = 2
+"""Pixels of a map to one of the latents, as published: finer ones cost time and memory, and tell no more."""
 POINTS, PUBLISHED_POINTS = 30, 10
 NOISE, PUBLISHED_NOISE = -13, -1
 PUBLISHED_LR, PUBLISHED_WIDTH = 5e-3, 768
@@ -68,8 +68,8 @@ class Config(MonitorOptions, CommonConfig):
     """Of the repository."""
     dtype: str = "float32"
     """float32; with less precision tokens do not converge."""
-    steps: int = 500
-    """Optimiser steps (published: 500; for Zero123Plus 200)."""
+    steps: int = 200
+    """Optimiser steps (published for Zero123Plus: 200; for Stable Diffusion 500)."""
     batch_size: int = 4
     """Crops a step."""
     num_tokens: int = 500
@@ -92,7 +92,7 @@ class Config(MonitorOptions, CommonConfig):
     image_size: int | None = None
     """Side of the crops in pixels; default the model's."""
     side: int | None = None
-    """Side of the attention maps; default 128, as published, or 4 times the latents' where that is less."""
+    """Side of the attention maps; default twice that of the latents, 128 at the most, as published."""
     layers: int = 3
     """Cross-attention layers that are read, the first ones on the way up."""
     noise_step: int | None = None

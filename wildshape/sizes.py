@@ -61,7 +61,7 @@ SIZES = {
         acsm_lr=5e-4,
         acsm_freeze=False,
         selection_num=1000,
-        token_steps=500,
+        token_steps=200,
     ),
     "cpu": Sizes(
         backbone="resnet18",
@@ -78,7 +78,7 @@ SIZES = {
         acsm_lr=7e-4,
         acsm_freeze=True,
         selection_num=500,
-        token_steps=300,
+        token_steps=200,
     ),
     "miniature": Sizes(
         backbone="resnet18",
