@@ -52,7 +52,7 @@ MODEL = "zero123plus"
 VALIDATION = 16
 """Crops that are kept back at the most."""
 LATENT_PIXELS = 2
-"""Pixels of a map to one of the latents, as published: finer ones cost time and memory, and tell no more."""
+"""Pixels of a map to one of the latents, as published: finer ones cost time, and tell no more."""
 POINTS, PUBLISHED_POINTS = 30, 10
 NOISE, PUBLISHED_NOISE = -13, -1
 PUBLISHED_LR, PUBLISHED_WIDTH = 5e-3, 768
