@@ -1,7 +1,7 @@
 """Silhouettes and z-buffer, forward and backward, beside other renderers, and how exact they are.
 
     python -m benchmarks renderer
-    python -m benchmarks.renderer --repeats 300 --pytorch3d_images 1 --out renderer.json
+    python -m benchmarks.renderer --repeats 1500 --pytorch3d_images 1 --out renderer.json
 
 A batch is 12 pictures of 256 x 256. Other renderers are measured where they are installed (PyTorch3D,
 embreex); the JSON says which were not. Of each the best and the median of the repeats is kept, with the
@@ -14,7 +14,9 @@ import argparse
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,11 @@ from benchmarks.machine import save
 from wildshape.category import list_categories, load_category
 
 BATCH, SIZE = 12, 256
+THREADS = {"": None, ", one thread": 1}
+TURNS = 10
 LIMITS = {"silhouette": 0.6, "z-buffer": 7.0}  # ms, forward and backward, 1,280 faces, two cores
+
+Draw = Callable[[Tensor], Sequence[Tensor]]
 
 
 def lumpy_ball(num_faces: int) -> tuple[np.ndarray, np.ndarray]:
@@ -82,13 +88,33 @@ def posed_views(category: str, count: int, seed: int = 0) -> tuple[Tensor, np.nd
     return views(moved, count, seed), template.faces
 
 
-def timed(
-    draw: Callable[[Tensor], Sequence[Tensor]], vertices: Tensor, repeats: int, backward: bool = True
-) -> dict[str, Any]:
-    """Milliseconds of a batch of 12, forward, and both ways; scaled where there are fewer images."""
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+@dataclass
+class Times:
+    """Seconds of the repeats of one way, forward and both ways, and the load before them."""
+
+    forward: list[float] = field(default_factory=list)
+    both: list[float] = field(default_factory=list)
+    load: list[float] = field(default_factory=list)
+
+    def summary(self, images: int, backward: bool = True) -> dict[str, Any]:
+        """Milliseconds of a batch of 12, best and median, scaled where there were fewer images."""
+        scale = 1000 * BATCH / images
+
+        def of(seconds: list[float]) -> dict[str, float]:
+            return {
+                "best": round(scale * min(seconds), 3),
+                "median": round(scale * statistics.median(seconds), 3),
+            }
+
+        found: dict[str, Any] = {"images": images, "repeats": len(self.forward), "load": max(self.load)}
+        found["forward_ms"] = of(self.forward)
+        return {**found, "forward_backward_ms": of(self.both)} if backward else found
+
+
+def time_turn(times: Times, draw: Draw, vertices: Tensor, repeats: int, backward: bool = True) -> None:
+    """Draw some times more; the first time of several does not count, in which kernels are compiled."""
+    times.load.append(os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan"))
     x = vertices.clone().requires_grad_(backward)
-    forward, both = [], []
     grads: list[Tensor] = []
     for repeat in range(repeats + (repeats > 1)):
         x.grad = None
@@ -99,40 +125,52 @@ def timed(
         start = time.perf_counter()
         if backward:
             torch.autograd.backward(list(found), grads)
-        if repeat or repeats == 1:  # the first one compiles
-            forward.append(drawn)
-            both.append(drawn + time.perf_counter() - start)
-    scale = 1000 * BATCH / len(vertices)
+        if repeat or repeats == 1:
+            times.forward.append(drawn)
+            times.both.append(drawn + time.perf_counter() - start)
 
-    def summary(seconds: list[float]) -> dict[str, float]:
-        return {
-            "best": round(scale * min(seconds), 3),
-            "median": round(scale * statistics.median(seconds), 3),
-        }
 
-    result: dict[str, Any] = {"images": len(vertices), "repeats": repeats, "load": load}
-    result["forward_ms"] = summary(forward)
-    if backward:
-        result["forward_backward_ms"] = summary(both)
-    return result
+def timed(draw: Draw, vertices: Tensor, repeats: int, backward: bool = True) -> dict[str, Any]:
+    """One way by itself; see `Times.summary`."""
+    times = Times()
+    time_turn(times, draw, vertices, repeats, backward)
+    return times.summary(len(vertices), backward)
+
+
+@contextmanager
+def threads(number: int | None) -> Iterator[None]:
+    """Let the compiled renderers use so many threads; None: as many as they would."""
+    name = "WILDSHAPE_RENDER_THREADS"
+    before = os.environ.get(name)
+    if number is not None:
+        os.environ[name] = str(number)
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+        if before is not None:
+            os.environ[name] = before
 
 
 def ours(vertices: Tensor, faces: np.ndarray, repeats: int) -> dict[str, Any]:
-    """This package's renderers, compiled and in PyTorch."""
+    """This package's renderers, compiled and in PyTorch.
+
+    The compiled ones take turns: a machine that is slow for a moment is slow for all of them.
+    """
     index = torch.as_tensor(faces)
     few = max(3, repeats // 20)
-    results = {}
-    threads = os.environ.get("WILDSHAPE_RENDER_THREADS")
-    for label, number in (("", threads), (", one thread", "1")):
-        if number:
-            os.environ["WILDSHAPE_RENDER_THREADS"] = number
-        results["silhouette" + label] = timed(lambda x: [silhouette(x, faces, SIZE)], vertices, repeats)
-        results["z-buffer" + label] = timed(lambda x: rasterize(x, faces, SIZE)[1:], vertices, repeats // 3)
-    del os.environ["WILDSHAPE_RENDER_THREADS"]
-    if threads:
-        os.environ["WILDSHAPE_RENDER_THREADS"] = threads
+    ways: dict[str, tuple[Draw, int]] = {
+        "silhouette": (lambda x: [silhouette(x, faces, SIZE)], repeats),
+        "z-buffer": (lambda x: rasterize(x, faces, SIZE)[1:], repeats // 3),
+    }
+    found = {name + label: Times() for label in THREADS for name in ways}
+    for _ in range(TURNS):
+        for label, number in THREADS.items():
+            with threads(number):
+                for name, (draw, count) in ways.items():
+                    time_turn(found[name + label], draw, vertices, max(2, count // TURNS))
     return {
-        **results,
+        **{name: times.summary(len(vertices)) for name, times in found.items()},
         "silhouette, PyTorch": timed(lambda x: [silhouette(x, faces, SIZE, "torch")], vertices, few),
         "z-buffer, PyTorch": timed(lambda x: rasterize_torch(x, index, SIZE)[1:], vertices, few),
     }
@@ -247,7 +285,7 @@ def growth(repeats: int) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures, prints and writes JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=300)
+    parser.add_argument("--repeats", type=int, default=1000)
     parser.add_argument("--faces", type=int, nargs="+", default=[1280, 10000])
     parser.add_argument("--pytorch3d_images", type=int, default=1, help="images of the batch, scaled to 12")
     parser.add_argument("--soft_images", type=int, default=1, help="the same for soft silhouettes; 0: none")
