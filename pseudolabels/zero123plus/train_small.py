@@ -44,7 +44,7 @@ class Config:
     """Optimiser steps of the denoiser with captions."""
     caption_batch: int = 16
     """Pictures a step."""
-    view_steps: int = 6000
+    view_steps: int = 4000
     """Optimiser steps of the denoiser with views."""
     view_batch: int = 4
     """Animals a step."""
