@@ -43,7 +43,7 @@ def parser(description: str | None, **defaults: Any) -> argparse.ArgumentParser:
 
     Args:
         description: Shown by --help.
-        **defaults: Other than those of most.
+        **defaults: Other than those of most; ``name`` is that of the runs.
     """
     made = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -72,7 +72,7 @@ def parser(description: str | None, **defaults: Any) -> argparse.ArgumentParser:
         help="minutes after which to stop; the same command continues",
     )  # fmt: skip
     made.add_argument("--out", type=Path, default=None, help="JSON file for the figures")
-    made.set_defaults(**defaults)
+    made.set_defaults(**{"name": "bench", **defaults})
     return made
 
 
@@ -277,7 +277,6 @@ def run_all(
     options: argparse.Namespace,
     arms: Mapping[str, Mapping[str, Any]],
     reference: str,
-    name: str = "bench",
 ) -> Path | None:
     """Every seed that there is time for: prints the table and saves the figures after each.
 
@@ -286,13 +285,12 @@ def run_all(
         options: See `parser`.
         arms: Settings of `acsm-train` by arm, over those that all share.
         reference: The arm that the others are compared with.
-        name: Of the runs.
 
     Returns:
         The file of the figures; None if there was no time for a seed.
     """
     until = time.monotonic() + 60 * (float("inf") if options.time_limit is None else options.time_limit)
-    root = options.worlds or options.root
+    root, name = (options.worlds, "bench") if options.worlds else (options.root, options.name)
     made = {} if options.worlds else {key: getattr(options, key) for key in ("encoder_steps", "num_train")}
     kept = ("category", "first_seed", "steps", "image_size", "batch_size")
     settings = {
@@ -328,7 +326,7 @@ def run_chosen(
 
     Args:
         benchmark: As of `run_all`.
-        options: See `parser`; what it sets for ``arms`` is the default, ``name`` that of the runs.
+        options: See `parser`; what it sets for ``arms`` is the default.
         arms: As of `run_all`.
         reference: As of `run_all`.
         argv: The command line.
@@ -338,5 +336,4 @@ def run_chosen(
     )
     chosen = options.parse_args(argv)
     wanted = {name: arms[name] for name in arms if name in {reference, *chosen.arms}}
-    own = options.get_default("name") or "bench"
-    run_all(benchmark, chosen, wanted, reference, name="bench" if chosen.worlds else own)
+    run_all(benchmark, chosen, wanted, reference)

@@ -30,6 +30,7 @@ from wildshape.run import Config, Pipeline
 from wildshape.workspace import Workspace
 
 OTHERS = ("horse", "sheep", "dog")
+KINDS = ("pretrained", "scratch")
 FRACTIONS = (0.6, 0.1, 0.3)
 STEPS = {"pose_steps": 1000, "encoder_steps": 500, "acsm_steps": 2500}
 
@@ -43,6 +44,7 @@ class Options:
     root: Path
     splits: int
     web_num: int
+    kinds: Sequence[str]
     out: Path | None
 
 
@@ -157,7 +159,7 @@ def summarise(figures: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, A
             animals(kind, other, len(rows)), animals(kind, labels, len(rows))
         )
     count = min(len(rows) for rows in figures.values())
-    if count:
+    if count and len(figures) > 1:
         for arm in figures["scratch"][0]["acsm"]:
             found["gain_by_pretraining"][arm] = paired_change(
                 animals("pretrained", arm, count), animals("scratch", arm, count)
@@ -179,13 +181,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--root", type=Path, default=Path("real"), help="folder for tables and runs")
     parser.add_argument("--splits", type=int, default=3)
     parser.add_argument("--web_num", type=int, default=300, help="pseudo-labels to keep")
+    parser.add_argument(
+        "--kinds", nargs="+", choices=KINDS, default=KINDS, help="weights that the networks start from"
+    )
     parser.add_argument("--out", type=Path, default=None, help="JSON file for the figures")
     options = Options(**vars(parser.parse_args(argv)))
     began = time.monotonic()
-    kinds: dict[str, dict[str, Path]] = {"pretrained": pretrain(options), "scratch": {}}
-    figures: dict[str, list[dict[str, Any]]] = {name: [] for name in kinds}
+    weights = pretrain(options) if "pretrained" in options.kinds else {}
+    figures: dict[str, list[dict[str, Any]]] = {name: [] for name in options.kinds}
     for split in range(options.splits):
-        for name, starts in kinds.items():
+        for name in options.kinds:
+            starts = weights if name == "pretrained" else {}
             say(f"== split {split}, {name}")
             figures[name].append(run_split(options, split, name, starts))
             summary = summarise(figures)

@@ -5,7 +5,7 @@ and with the same pseudo-labels, for each division. The val splits of all divisi
 settings that help there one by one are then combined. Only the first and the chosen one are measured on the
 test splits. Run it again to continue.
 
-    python -m benchmarks.real_cows_settings --root real [--time_limit 50]
+    python -m benchmarks.real_cows_settings --root real [--time_limit 50] [--settings eight_cameras]
 """
 
 from __future__ import annotations
@@ -138,14 +138,17 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--root", type=Path, default=Path("real"), help="folder of benchmarks.real_cows")
     parser.add_argument("--splits", type=int, default=3)
+    parser.add_argument(
+        "--settings", nargs="+", choices=[*SETTINGS], default=[*SETTINGS], help="which to try"
+    )
     parser.add_argument("--time_limit", "--time-limit", type=float, default=50.0, help="minutes")
     parser.add_argument("--out", type=Path, default=None, help="JSON file for the figures")
     given = parser.parse_args(argv)
     options = Options(given.root, given.splits, time.monotonic() + 60 * given.time_limit)
     found: dict[str, list[dict[str, Any]]] = {}
-    settings = dict(SETTINGS)
+    settings = {name: SETTINGS[name] for name in SETTINGS if name in {BASE, *given.settings}}
     try:
-        for name, changes in SETTINGS.items():
+        for name, changes in list(settings.items()):
             found[name] = measure(options, name, changes, "val")
             say(table({name: summary(rows, found[BASE]) for name, rows in found.items()}))
         both = combined(found)

@@ -106,14 +106,16 @@ class Times:
                 "median": round(scale * statistics.median(seconds), 3),
             }
 
-        found: dict[str, Any] = {"images": images, "repeats": len(self.forward), "load": max(self.load)}
+        load = max(self.load, default=None)
+        found: dict[str, Any] = {"images": images, "repeats": len(self.forward), "load": load}
         found["forward_ms"] = of(self.forward)
         return {**found, "forward_backward_ms": of(self.both)} if backward else found
 
 
 def time_turn(times: Times, draw: Draw, vertices: Tensor, repeats: int, backward: bool = True) -> None:
     """Draw some times more; the first time of several does not count, in which kernels are compiled."""
-    times.load.append(os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan"))
+    if hasattr(os, "getloadavg"):
+        times.load.append(os.getloadavg()[0])
     x = vertices.clone().requires_grad_(backward)
     grads: list[Tensor] = []
     for repeat in range(repeats + (repeats > 1)):

@@ -35,10 +35,11 @@ from benchmarks.zero123plus_tables import PARTS, summarise, table, without_anima
 from pseudolabels import train_tokens
 from pseudolabels.train_tokens import POINTS, PUBLISHED_LR, PUBLISHED_POINTS
 from pseudolabels.zero123plus.features import load_model
-from pseudolabels.zero123plus.maps import POWER
+from pseudolabels.zero123plus.maps import POWER, SIGMA
 from pseudolabels.zero123plus.naming import FrameChoice
 from pseudolabels.zero123plus.points import PointFinder
 from pseudolabels.zero123plus.token_file import FILE, TokenFile, load_model_of, weights_hash
+from pseudolabels.zero123plus.tokens import most_chosen
 from wildshape.cli import say
 from wildshape.device import pick_device
 from wildshape.files import atomic_path, read_json, write_json
@@ -100,7 +101,7 @@ ARMS: dict[str, dict[str, Arm]] = {
         "noise step -20": Arm("noise_20", (("noise_step", -20),)),
         "as published": AS_PUBLISHED,
         "published lr": Arm("published_lr", (("lr", PUBLISHED_LR),)),
-        "published blobs": Arm("published_blobs", (("sigma", 2.0),)),
+        "published blobs": Arm("published_blobs", (("sigma", SIGMA),)),
         "100 tokens": Arm("tokens_100", (("num_tokens", 100),)),
         "published peaks": replace(OURS, power=0.0),
         "whole maps": replace(OURS, power=1.0),
@@ -132,7 +133,7 @@ class World:
         self.workspace: Workspace = pipeline.workspace
         model = load_model(options.model, device=self.device)
         self.size = model.image_size
-        self.side = options.side or min(128, train_tokens.LATENT_PIXELS * model.noise_shape(self.size)[1])
+        self.side = options.side or train_tokens.default_side(model.noise_shape(self.size)[1])
         self.unet = weights_hash(model.unet)
         self.train = measures.read_labelled(self.workspace, "train", self.size)
         self.test = measures.read_labelled(self.workspace, "test", self.size)
@@ -213,7 +214,7 @@ class World:
         chosen = int((tokens.times > 0).sum())
         if chosen < arm.keep:
             say(f"{arm.training}: {chosen} tokens were ever chosen, for {arm.keep} points")
-        kept = tokens.times.argsort(descending=True, stable=True)[: min(arm.keep, chosen)]
+        kept = most_chosen(tokens.times, min(arm.keep, chosen))
         model = load_model_of(tokens, self.device)
         finder = PointFinder(model, replace(tokens, kept=kept), self.options.views, self.seed, arm.power)
         crops = np.concatenate([self.train.crops, self.test.crops, self.moved])

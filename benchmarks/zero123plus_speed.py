@@ -41,12 +41,12 @@ from torch import Tensor
 
 from benchmarks.machine import save
 from benchmarks.zero123plus_cost import TOKENS, large_unet, large_vae, on_paper, saved_bytes
-from pseudolabels.train_tokens import LATENT_PIXELS
+from pseudolabels.train_tokens import default_side
 from pseudolabels.zero123plus.features import AttentionModel, Reading, load_model
 from pseudolabels.zero123plus.points import PointFinder
 from pseudolabels.zero123plus.small_model import SmallConfig, build_pipeline, build_scheduler
 from pseudolabels.zero123plus.token_file import TokenFile
-from pseudolabels.zero123plus.tokens import PUBLISHED_SIDE, Tokens, TokenSettings, TokenTask
+from pseudolabels.zero123plus.tokens import Tokens, TokenSettings, TokenTask
 from pseudolabels.zero123plus.tokens_reference import reference_loss, reference_model
 
 BATCH, KEPT, VIEWS = 4, 10, 10
@@ -85,7 +85,7 @@ class Setup:
         else:
             model = load_model(self.model, device=device)
         latents = model.noise_shape(model.image_size)[1]
-        model.reading = Reading(side=self.side or min(PUBLISHED_SIDE, LATENT_PIXELS * latents))
+        model.reading = Reading(side=self.side or default_side(latents))
         return model
 
 

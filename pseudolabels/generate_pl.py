@@ -18,6 +18,7 @@ import numpy as np
 
 from pseudolabels.zero123plus import naming
 from pseudolabels.zero123plus.crops import mattes_note, mattes_of
+from pseudolabels.zero123plus.maps import POWER
 from pseudolabels.zero123plus.points import PointFinder, PointPseudoLabels
 from pseudolabels.zero123plus.regressor import LEAST_SPREAD, spread
 from pseudolabels.zero123plus.sheet import save_sheet
@@ -47,7 +48,7 @@ class Config(EngineOptions, CommonConfig):
     """Where the diffusion model of the tokens is now; default where it was then."""
     views: int = 10
     """Random views over which attention is averaged; 0: the crop alone."""
-    power: float = 3.0
+    power: float = POWER
     """A point is the mean place of its map to this power; 0: about its highest pixel, as published."""
     frame: naming.FrameChoice = "auto"
     """Frame of the regressor: box (knows up from down), points (turns with the animal), or the better."""

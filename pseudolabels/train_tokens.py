@@ -191,6 +191,11 @@ class Config(MonitorOptions, CommonConfig):
         return Switches(self.global_embeddings, self.guidance, self.reference_attention)
 
 
+def default_side(latents: int) -> int:
+    """Side of the attention maps for latents of a side."""
+    return min(PUBLISHED_SIDE, LATENT_PIXELS * latents)
+
+
 def unlabelled(workspace: Workspace) -> tuple[Table, dict[str, Path], list[Path], str]:
     """The animals to learn from: detected ones, or where there are none the labelled ones of train.
 
@@ -265,7 +270,11 @@ def _provenance(
 
 
 def make_task(config: Config, model: AttentionModel, crops: AnimalCrops, size: int) -> TokenTask:
-    """The training of fresh tokens; some crops are kept back to choose the best by."""
+    """The training of fresh tokens; some crops are kept back to choose the best by.
+
+    The settings are those `Config.for_model` gives.
+    """
+    assert config.lr is not None
     back = max(1, min(VALIDATION, len(crops) // 5, len(crops) - config.batch_size))
     return TokenTask(
         Tokens(config.num_tokens, model.width, config.seed).to(model.device),
@@ -274,7 +283,7 @@ def make_task(config: Config, model: AttentionModel, crops: AnimalCrops, size: i
         crops.crops[-back:],
         config.settings,
         model.noise_shape(size),
-        lr=PUBLISHED_LR if config.lr is None else config.lr,
+        lr=config.lr,
         seed=config.seed,
     )
 
@@ -308,7 +317,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     size = model.image_size if config.image_size is None else config.image_size
     latents = model.noise_shape(size)[1]
     config = config.for_model(model.width, latents)
-    side = config.side or min(PUBLISHED_SIDE, LATENT_PIXELS * latents)
+    side = config.side or default_side(latents)
     model.reading = replace(model.reading, side=side)
     crops, found, files = gather(config, workspace, size)
     facts = model_facts(model, config.model, config.revision)

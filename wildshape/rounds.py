@@ -47,7 +47,9 @@ class LaterRound(Pipeline):
 
     def tokens(self) -> None:
         """Keypoints by tokens stay as they are: neither the labels nor the crops have changed."""
-        for name in (TOKENS, labelled_name(TOKENS)) if self.config.tokens is not None else ():
+        if self.config.tokens is None:
+            return
+        for name in (TOKENS, labelled_name(TOKENS)):
             write_table(self.before.load_keypoints(name), self.workspace.keypoints_path(name))
 
     def pose_web(self, is_aux: bool) -> dict[str, Any]:

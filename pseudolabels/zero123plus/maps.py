@@ -51,15 +51,27 @@ def _middle(ties: Tensor, width: int) -> Tensor:
     return torch.where(ties, (1e6 * distance).round(), torch.inf).argmin(-1)
 
 
+def _relative(maps: Tensor, empty: float = 0.0) -> Tensor:
+    """Maps [..., H, W] relative to their largest value; ``empty`` everywhere where that is 0.
+
+    Shares of a token that hardly anything attends to underflow when they are multiplied as they are.
+    """
+    largest = maps.amax((-2, -1), keepdim=True)
+    return torch.where(largest > 0, maps / largest, torch.full_like(maps, empty))
+
+
+def _first_moment(weight: Tensor) -> Tensor:
+    """Sum [..., 2] of the pixels' positions, each times its weight [..., H, W]."""
+    x, y = pixel_centres(*weight.shape[-2:], weight)
+    return torch.stack(((weight * x).sum((-2, -1)), (weight * y).sum((-2, -1))), -1)
+
+
 def _about_peak(maps: Tensor, radius: float) -> tuple[Tensor, Tensor]:
     """Peaks [..., 2], and maps [..., H, W] relative to their largest value, 0 beyond a radius."""
     x, y = pixel_centres(*maps.shape[-2:], maps)
     top = peaks(maps)
     distance = (x - top[..., 0, None, None]).square() + (y - top[..., 1, None, None]).square()
-    # Shares of a token that hardly anything attends to underflow when they are multiplied.
-    largest = maps.amax((-2, -1), keepdim=True)
-    relative = torch.where(largest > 0, maps / largest, torch.zeros_like(maps))
-    return top, relative * (distance <= radius**2)
+    return top, _relative(maps) * (distance <= radius**2)
 
 
 def weighted_peaks(maps: Tensor, radius: float = RADIUS) -> Tensor:
@@ -69,11 +81,9 @@ def weighted_peaks(maps: Tensor, radius: float = RADIUS) -> Tensor:
         maps: [..., H, W], at least 0; one that is 0 everywhere has its peak in the middle.
         radius: in pixels, itself included.
     """
-    x, y = pixel_centres(*maps.shape[-2:], maps)
     top, near = _about_peak(maps, radius)
-    mass = near.sum((-2, -1))
-    mean = torch.stack(((near * x).sum((-2, -1)), (near * y).sum((-2, -1))), -1)
-    return torch.where(mass[..., None] > 0, mean / mass[..., None].clamp_min(0.5), top)
+    mass = near.sum((-2, -1))[..., None]
+    return torch.where(mass > 0, _first_moment(near) / mass.clamp_min(0.5), top)
 
 
 def soft_peaks(maps: Tensor, power: float = POWER) -> Tensor:
@@ -86,11 +96,8 @@ def soft_peaks(maps: Tensor, power: float = POWER) -> Tensor:
         maps: [..., H, W], at least 0; one that is 0 everywhere has its mean in the middle.
         power: above 0.
     """
-    x, y = pixel_centres(*maps.shape[-2:], maps)
-    largest = maps.amax((-2, -1), keepdim=True)
-    relative = torch.where(largest > 0, maps / largest, torch.ones_like(maps)).pow(power)
-    mass = relative.sum((-2, -1))[..., None]
-    return torch.stack(((relative * x).sum((-2, -1)), (relative * y).sum((-2, -1))), -1) / mass
+    weight = _relative(maps, empty=1.0).pow(power)
+    return _first_moment(weight) / weight.sum((-2, -1))[..., None]
 
 
 def peak_mass(maps: Tensor, radius: float = RADIUS) -> Tensor:
@@ -100,11 +107,7 @@ def peak_mass(maps: Tensor, radius: float = RADIUS) -> Tensor:
     that is 0 everywhere.
     """
     _, near = _about_peak(maps, radius)
-    largest = maps.amax((-2, -1))
-    total = (maps / torch.where(largest > 0, largest, torch.ones_like(largest))[..., None, None]).sum(
-        (-2, -1)
-    )
-    return near.sum((-2, -1)) / total.clamp_min(1.0)
+    return near.sum((-2, -1)) / _relative(maps).sum((-2, -1)).clamp_min(1.0)
 
 
 def gaussians(centre: Tensor, height: int, width: int, sigma: float = SIGMA) -> Tensor:

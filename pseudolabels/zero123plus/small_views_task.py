@@ -20,6 +20,7 @@ from pseudolabels.zero123plus.small_training import (
     TaskConfig,
     WordIds,
     caption_error,
+    quick_attention,
     v_target,
 )
 
@@ -111,17 +112,17 @@ class ViewsTask:
         clean = scale_latents(batch["grid"] * SCALING)
         steps, dropped = batch["timestep"], batch["dropped"]
         pixels = batch["image"].permute(0, 3, 1, 2).float() / 255
-        embedding = networks["vision_encoder"](clip_pixels(pixels)).image_embeds
-        shown = (~dropped).float()[:, None, None]
-        tokens = self.empty + ramped(embedding, self.ramp) * shown
         reference = torch.where(dropped[:, None, None, None], self.nothing, batch["reference"])
-        predicted = predict_with_reference(
-            networks["unet"],
-            self.noise.add_noise(clean, batch["noise"], steps),
-            steps,
-            tokens,
-            self.noise.add_noise(reference, batch["reference_noise"], steps),
-        ).float()
+        with quick_attention(clean.device):
+            embedding = networks["vision_encoder"](clip_pixels(pixels)).image_embeds
+            shown = (~dropped).float()[:, None, None]
+            predicted = predict_with_reference(
+                networks["unet"],
+                self.noise.add_noise(clean, batch["noise"], steps),
+                steps,
+                self.empty + ramped(embedding, self.ramp) * shown,
+                self.noise.add_noise(reference, batch["reference_noise"], steps),
+            ).float()
         return (predicted - v_target(self.noise, clean, batch["noise"], steps)).square().mean((1, 2, 3))
 
     @torch.inference_mode()

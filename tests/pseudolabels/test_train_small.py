@@ -22,7 +22,7 @@ from pseudolabels.zero123plus.small_data import (
 )
 from pseudolabels.zero123plus.small_latents import PictureLatents, RingLatents
 from pseudolabels.zero123plus.small_model import SCALING, build_pipeline, load_small
-from pseudolabels.zero123plus.small_training import TaskConfig, psnr, v_target
+from pseudolabels.zero123plus.small_training import Float32Attention, TaskConfig, psnr, v_target
 from pseudolabels.zero123plus.small_views_task import ViewsTask
 from pseudolabels.zero123plus.train_small import Config, cost, run
 from wildshape.errors import UserError
@@ -229,6 +229,25 @@ def test_v_and_the_picture_make_the_noisy_one(tiny_pipeline):
     alpha = noise.alphas_cumprod[steps].sqrt()[:, None, None, None]
     torch.testing.assert_close(alpha * noisy - (1 - alpha**2).sqrt() * target, clean)
     assert tiny_pipeline.scheduler.config.prediction_type == "v_prediction" and SCALING * 0.75 == 1
+
+
+def test_attention_under_autocast_is_that_of_float32():
+    rng = np.random.default_rng(0)
+    attention = torch.nn.functional.scaled_dot_product_attention
+    inputs = [torch.from_numpy(rng.normal(size=(2, 3, 8, 4))).bfloat16().requires_grad_() for _ in range(3)]
+    exact = [value.detach().float().requires_grad_() for value in inputs]
+    truth = attention(*exact)
+    truth.square().sum().backward()
+    with torch.autocast("cpu", torch.bfloat16), Float32Attention():
+        found = attention(*inputs)
+        product = inputs[0] @ inputs[0].mT
+    assert found.dtype == product.dtype == torch.bfloat16
+    assert torch.equal(found, truth.detach().bfloat16())
+    found.float().square().sum().backward()
+    for value, other in zip(inputs, exact):
+        torch.testing.assert_close(value.grad.float(), other.grad, rtol=0.02, atol=0.02)
+    with Float32Attention():
+        assert torch.equal(attention(*exact), truth)
 
 
 def test_averaged_weights_by_hand():

@@ -64,6 +64,7 @@ def test_rounds_are_compared_in_the_end(workspace, calls):
     assert calls[-1] == ("try", "acsm.compare", {"runs": arms})
     steps = [module for run, module, _ in calls if run == "try-round3"]
     order = ["pose.train", "pose.generate_pl", "acsm.generate_pl", "label_val", "select", "acsm.train"]
+    order.append("acsm.evaluate")
     assert sorted(order, key=steps.index) == order and steps[-1] == "wildshape.report.command"
 
 
