@@ -16,6 +16,7 @@ VERTICES = np.array([(x, y, z) for z in RINGS for x, y in CORNERS])
 BONES = ("Hips", "Head", "Wing.L", "Wing.R", "IKTail")
 PARENTS = (-1, 0, 0, 0, -1)
 HEADS = np.array([(0, 0, -1.0), (0, 0, 1), (0.3, 0, 0), (-0.3, 0, 0), (0, 0, -2)])
+FRAME = np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]])  # x left, y = -z of the file, z = y of the file
 HEAD_END = np.array([0, 0, 2.0])
 SKELETON = """\
 name: tube
@@ -24,6 +25,11 @@ pairs: [[left_wing, right_wing]]
 aliases: {IKTail: tail, Wing.L: left_wing, Wing.R: right_wing}
 """
 KEYPOINTS = {"nose": {"bone": "Head", "at": "tip"}}
+
+
+def size():
+    """The largest distance between two vertices of the tube."""
+    return np.linalg.norm([1, 0.8, 4])
 
 
 def faces(open_end=False):

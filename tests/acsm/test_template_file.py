@@ -1,15 +1,12 @@
 """Templates from rigs, OBJ files and released folders: frames, skinning, parts, keypoints, bad input."""
 
-import pickle
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import rig_files as rig
-from scipy.io import savemat
 from scipy.spatial.transform import Rotation
 
-from acsm.pickled_arrays import read_arrays_only
 from acsm.template import template_for
 from acsm.template_file import faults, read_template
 from acsm.template_gltf import read_gltf
@@ -20,24 +17,7 @@ from wildshape.category import load_category
 from wildshape.errors import UserError
 from wildshape.skeleton import load_skeleton
 
-FRAME = np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]])  # x left, y = -z of the file, z = y of the file
 EACH_BONE = {"keypoints": rig.KEYPOINTS, "min_share": 0.0}
-
-
-@pytest.fixture
-def skeleton(tmp_path):
-    (tmp_path / "tube.skeleton.yaml").write_text(rig.SKELETON)
-    return load_skeleton(tmp_path / "tube.skeleton.yaml")
-
-
-@pytest.fixture
-def glb(tmp_path):
-    return rig.write_glb(tmp_path / "tube.glb", *rig.gltf())
-
-
-def size():
-    """The largest distance between two vertices of the tube."""
-    return np.linalg.norm([1, 0.8, 4])
 
 
 # glTF
@@ -51,10 +31,10 @@ def test_a_rig_comes_into_the_template_frame(tmp_path, skeleton, write, name):
     np.testing.assert_allclose(template.vertices.mean(axis=0), 0, atol=1e-6)
     assert template.diameter() == pytest.approx(2)
     assert template.symmetry_error() < 1e-5
-    expected = np.sort((rig.VERTICES @ FRAME.T * 2 / size()).round(5), axis=0)
+    expected = np.sort((rig.VERTICES @ rig.FRAME.T * 2 / rig.size()).round(5), axis=0)
     np.testing.assert_allclose(np.sort(template.vertices, axis=0), expected, atol=2e-5)
     nose = template.vertices[template.keypoint_vertices[0]]
-    assert nose[1] == pytest.approx(-4 / size(), abs=1e-5)  # the head towards -y
+    assert nose[1] == pytest.approx(-4 / rig.size(), abs=1e-5)  # the head towards -y
 
 
 def test_bones_become_parts_and_weights_membership(glb, skeleton):
@@ -64,8 +44,8 @@ def test_bones_become_parts_and_weights_membership(glb, skeleton):
     assert template.part_parents == (-1, 0, 0, 0, 0)
     assert template.part_mirror.tolist() == [0, 1, 3, 2, 4]
     assert any("IKTail on Hips" in note for note in loaded.notes)
-    np.testing.assert_allclose(template.part_centres, rig.HEADS @ FRAME.T * 2 / size(), atol=1e-5)
-    file_order = np.array([np.abs(rig.VERTICES @ FRAME.T * 2 / size() - v).sum(axis=1).argmin()
+    np.testing.assert_allclose(template.part_centres, rig.HEADS @ rig.FRAME.T * 2 / rig.size(), atol=1e-5)
+    file_order = np.array([np.abs(rig.VERTICES @ rig.FRAME.T * 2 / rig.size() - v).sum(axis=1).argmin()
                            for v in template.vertices])  # fmt: skip
     np.testing.assert_allclose(template.membership, rig.weights()[file_order], atol=0.005)
     # The camera turns the root; every other part carries a keypoint.
@@ -89,11 +69,11 @@ def test_the_articulated_template_is_the_skin_posed_by_its_bones(tmp_path, glb, 
 
     settings = EACH_BONE | {"parts": {name: {"bones": name} for name in rig.BONES}}
     template = read_template(glb, skeleton, settings).template
-    articulated = template.articulated({bone: tuple(FRAME @ vector)})
+    articulated = template.articulated({bone: tuple(rig.FRAME @ vector)})
     if bone == "Hips":  # in the file the hanging bone stays where it is
         rear = template.membership[:, template.part_names.index("IKTail")] > 0
         articulated, posed = articulated[~rear], posed[~rear]
-    order = np.linalg.norm(posed[:, None] @ FRAME.T * 2 / size() - articulated, axis=2).min(axis=1)
+    order = np.linalg.norm(posed[:, None] @ rig.FRAME.T * 2 / rig.size() - articulated, axis=2).min(axis=1)
     assert order.max() < 1e-5
 
 
@@ -142,7 +122,7 @@ def test_bones_are_put_into_parts_by_name(glb, skeleton):
 def test_keypoints_are_found_in_every_way(glb, skeleton):
     def place(**keypoints):
         template = read_template(glb, skeleton, {"min_share": 0, "keypoints": keypoints}).template
-        return (template.vertices[template.keypoint_vertices] * size() / 2) @ FRAME
+        return (template.vertices[template.keypoint_vertices] * rig.size() / 2) @ rig.FRAME
 
     corner = [-0.5, 0.4, 2]
     np.testing.assert_allclose(place(nose={"position": corner})[0], corner, atol=1e-5)
@@ -272,13 +252,13 @@ def test_an_obj_with_settings_beside_it(tmp_path, skeleton):
     template = read_template(path, skeleton).template
     assert template.num_vertices == 20 and template.is_closed()
     assert template.part_names == ("trunk", "head", "left")
-    np.testing.assert_allclose(template.vertices, rig.VERTICES @ FRAME.T * 2 / size(), atol=1e-9)
+    np.testing.assert_allclose(template.vertices, rig.VERTICES @ rig.FRAME.T * 2 / rig.size(), atol=1e-9)
     assert template.keypoint_vertices.tolist() == [16, 0, 8, 9]
     main = template.membership.argmax(axis=1)
     assert main[[0, 4, 8, 11, 16]].tolist() == [0, 0, 2, 2, 1]
     np.testing.assert_allclose(template.membership.sum(axis=1), 1)
     # The head turns about the middle of its border, a part with a segment about its start.
-    centres = template.part_centres * size() / 2 @ FRAME
+    centres = template.part_centres * rig.size() / 2 @ rig.FRAME
     np.testing.assert_allclose(centres[2], [0.3, 0, 0], atol=1e-9)
     assert 0 < centres[1, 2] < 1
 
@@ -333,166 +313,6 @@ def test_parts_that_do_not_fit_are_named(tmp_path, skeleton, parts, message):
 def test_settings_that_are_none_are_named(node, message):
     with pytest.raises(UserError, match=message):
         settings_from(node, "x")
-
-
-# Released folders
-
-
-def test_a_released_folder(tmp_path, skeleton):
-    folder = rig.write_cachedir(tmp_path)
-    loaded = read_template(folder, skeleton)
-    template = loaded.template
-    assert template.part_names == ("body", "head", "l_wing", "r_wing")
-    assert template.part_parents == (-1, 0, 0, 0)
-    assert template.part_mirror.tolist() == [0, 1, 3, 2]
-    assert template.active.tolist() == [False, True, True, True]
-    assert template.keypoint_vertices.tolist() == [17, 1, 8, 9]
-    np.testing.assert_allclose(template.vertices, rig.VERTICES @ FRAME.T * 2 / size(), atol=1e-9)
-    head = np.array([0, -1, 0]) * 2 / size()
-    np.testing.assert_allclose(template.part_centres[1], head, atol=1e-9)  # moved along
-    assert "horn" in " ".join(loaded.notes)
-
-    published = read_template(folder / "mean_shape.mat", skeleton, {"scale": "published"}).template
-    np.testing.assert_allclose(published.vertices, template.vertices)
-    np.testing.assert_allclose(published.part_centres, [[0, 0, 0], [3, -1, 0], [3.3, 0, 0], [2.7, 0, 0]])
-    plain = read_template(folder, skeleton, {"scale": "none"}).template
-    assert plain.vertices[:, 0].mean() == pytest.approx(3)
-
-
-def test_a_released_folder_without_what_lies_above_it(tmp_path, skeleton):
-    folder = rig.write_cachedir(tmp_path)
-    (tmp_path / "mirror_transforms.txt").unlink()
-    (tmp_path / "part_files/tube.txt").rename(tmp_path / "other.txt")
-    loaded = read_template(folder, skeleton)
-    assert loaded.template.part_mirror.tolist() == [0, 1, 2, 3] and loaded.template.active.all()
-    assert len(loaded.notes) == 3
-    named = read_template(folder, skeleton, {"part_file": "../other.txt"}).template
-    assert named.active.tolist() == [False, True, True, True]
-    with pytest.raises(UserError, match=r"expected a file at .*gone.txt, as the settings say"):
-        read_template(folder, skeleton, {"mirror": "gone.txt"})
-
-
-class Calls:
-    """Pickles as a call of a function."""
-
-    def __init__(self, function, *arguments):
-        self.call = (function, arguments)
-
-    def __reduce__(self):
-        return self.call
-
-
-@pytest.mark.parametrize("protocol", [0, 2, 5])
-@pytest.mark.parametrize("kind", ["system", "eval", "open", "getattr"])
-def test_a_pickle_that_calls_something_does_nothing(tmp_path, skeleton, protocol, kind):
-    import os
-
-    folder, marker = rig.write_cachedir(tmp_path), tmp_path / "marker"
-    call = {
-        "system": Calls(os.system, f"touch {marker}"),
-        "eval": Calls(eval, f"open({str(marker)!r}, 'w')"),
-        "open": Calls(open, str(marker), "w"),
-        "getattr": Calls(getattr, "x", "upper"),
-    }[kind]
-    data = pickle.dumps({"alpha": np.ones((20, 1)), "nodes": [call]}, protocol=protocol)
-    (folder / "parts.pkl").write_bytes(data)
-    with pytest.raises(
-        UserError, match=r"parts\.pkl: expected a pickle of arrays and plain values; found "
-    ):
-        read_template(folder, skeleton)
-    assert not marker.exists()
-    if kind in ("open", "eval"):
-        pickle.loads(data)  # what the plain reader would have done
-        assert marker.exists()
-
-
-@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
-def test_arrays_and_plain_values_are_read(tmp_path, protocol):
-    fortran = np.asfortranarray(np.arange(6).reshape(2, 3).astype(">i4"))
-    value = {
-        "f": fortran,
-        "o": np.array([{"x": 1}, None], object),
-        "a": np.arange(6.0).reshape(2, 3),
-        "b": [1, "two", np.float32(3), np.int64(4), None, True, b"5"],
-    }
-    (tmp_path / "x.pkl").write_bytes(pickle.dumps(value, protocol=protocol))
-    found = read_arrays_only(tmp_path / "x.pkl")
-    np.testing.assert_array_equal(found["a"], value["a"])
-    np.testing.assert_array_equal(found["f"], fortran)
-    assert found["o"] == [{"x": 1}, None] and found["b"] == value["b"]
-
-
-@pytest.mark.parametrize(
-    "value, message",
-    [
-        (np.dtype("f8"), "a name|dtype"),
-        (np.array(["a"]), "an array of U1"),
-        (np.zeros(2, [("x", "f4")]), "an array of V4"),
-        (np.empty((2, 2), object), r"4 objects in an array of shape \[2, 2\]"),
-        (np.ndarray, ""),
-    ],
-)
-def test_other_arrays_are_refused_or_inert(tmp_path, value, message):
-    (tmp_path / "x.pkl").write_bytes(pickle.dumps(value, protocol=2))
-    if message and "|" not in message:
-        with pytest.raises(UserError, match=message):
-            read_arrays_only(tmp_path / "x.pkl")
-    else:
-        assert read_arrays_only(tmp_path / "x.pkl") in (np.dtype("f8"), "numpy.ndarray")
-
-
-def test_a_released_pickle_with_any_byte_changed_is_read_or_refused(tmp_path):
-    """NumPy's own unpickling upsets its types on some of these."""
-    data = (rig.write_cachedir(tmp_path) / "parts.pkl").read_bytes()
-    head, rng, path, refused = 400, np.random.default_rng(3), tmp_path / "changed.pkl", 0
-    for place in range(0, min(head, len(data)), 2):
-        changed = bytearray(data)
-        changed[place] = rng.integers(256)
-        path.write_bytes(bytes(changed))
-        try:
-            read_arrays_only(path)
-        except UserError:
-            refused += 1
-    assert refused > 50
-
-
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        (lambda f: (f / "parts.pkl").write_bytes(b"none"), "expected a pickle of arrays"),
-        (lambda f: (f / "parts.pkl").unlink(), "expected a pickle at .*parts.pkl; found No such file"),
-        (
-            lambda f: (f / "parts.pkl").write_bytes(pickle.dumps([1])),
-            "expected alpha and nodes; found list",
-        ),
-        (
-            lambda f: (f / "parts.pkl").write_bytes(
-                pickle.dumps({"alpha": np.ones((3, 1)), "nodes": [{}]})
-            ),
-            r"expected alpha \[20, 1\], as there are vertices and nodes; found \[3, 1\]",
-        ),
-        (
-            lambda f: (f / "parts.pkl").write_bytes(
-                pickle.dumps({"alpha": np.ones((20, 1)), "nodes": [{}]})
-            ),
-            "expected nodes with id, name, is_main, children and rc; found a problem at 'id'",
-        ),
-        (lambda f: (f / "kp2vertex.txt").write_text("nose 3\ntail 1\n"), "none for left_wing, right_wing"),
-        (
-            lambda f: (f / "kp2vertex.txt").write_text("nose 20\n"),
-            "expected vertices from 0 to 19; found 20",
-        ),
-        (lambda f: (f.parent / "mirror_transforms.txt").write_text("a b\n"), "expected parts among body"),
-        (lambda f: (f / "mean_shape.mat").write_bytes(b"x" * 200), "expected verts and faces"),
-        (lambda f: savemat(f / "mean_shape.mat", {"v": 1}), "expected verts and faces; .* 'verts'"),
-        (lambda f: (f / "mean_shape.mat").unlink(), "expected mean_shape.mat of a released template"),
-    ],
-)
-def test_a_broken_released_folder_says_what_was_expected(tmp_path, skeleton, change, message):
-    folder = rig.write_cachedir(tmp_path)
-    change(folder)
-    with pytest.raises(UserError, match=message):
-        read_template(folder, skeleton)
 
 
 # What all have in common

@@ -1,5 +1,7 @@
 """Pictures to label, and imports of labels."""
 
+import json
+
 import numpy as np
 from PIL import Image
 
@@ -16,3 +18,10 @@ def save_picture(path, seed, size=(120, 100)):
 def bring_in(workspace, form, root, **changes):
     config = import_command.Config(format=form, root=root, category=workspace.category.name, **changes)
     return import_command.run(config, workspace)
+
+
+def edit(path, change):
+    """Change what a JSON file holds."""
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))

@@ -7,7 +7,6 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -17,9 +16,7 @@ from pycocotools import mask as coco_mask
 
 from prepare_data.diorama.config import DioramaConfig
 from prepare_data.diorama.listing import metadata_path, photo_of
-from prepare_data.diorama.lookup import Lookup
 from prepare_data.diorama.server import DioramaServer, serve, serving
-from prepare_data.diorama.simulated_detector import DetectorErrors, SimulatedDetector, make
 from prepare_data.diorama.truth import detection_quality, match_truth, save_truth_keypoints
 from prepare_data.diorama.world import build_world, world_dir
 from prepare_data.metadata import ScanCounts, scan
@@ -41,24 +38,20 @@ def get(url: str) -> tuple[int, dict[str, str], bytes]:
             return error.code, dict(error.headers), error.read()
 
 
-def table_of(world: Workspace, name: str) -> Table:
-    return world.load(name)
-
-
 def test_counts_and_files(world: Workspace) -> None:
-    labels, images = table_of(world, "labels"), table_of(world, "labelled_images")
+    labels, images = world.load("labels"), world.load("labelled_images")
     assert Counter(labels["split"]) == {"train": 12, "val": 6, "test": 8}
     assert len(images) == 26 and set(labels["image_id"]) == set(images["image_id"])
     assert labels["xy"].shape == (26, 16, 2) and labels.meta["skeleton"] == "quadruped16"
     for row in images.rows():
         image = read_image(world.image_file(row["path"]))
         assert image.shape[:2] == (row["height"], row["width"])
-    truth_images = table_of(world, "truth_images")
+    truth_images = world.load("truth_images")
     assert len(truth_images) == 40
     for row in truth_images.rows():
         assert world.image_file(row["path"]).is_file()
         assert row["record_id"] == make_record_id("yfcc100m", row["source_id"])
-    truth = table_of(world, "truth")
+    truth = world.load("truth")
     assert set(truth["image_id"]) <= set(truth_images["image_id"])
     assert "horse" in set(truth["category"]) and len(set(truth["category"])) > 1
     per_image = Counter(truth["image_id"])
@@ -67,8 +60,8 @@ def test_counts_and_files(world: Workspace) -> None:
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in pycocotools
 def test_labels_are_consistent(world: Workspace) -> None:
-    sizes = {r["image_id"]: (r["height"], r["width"]) for r in table_of(world, "labelled_images").rows()}
-    for row in table_of(world, "labels").rows():
+    sizes = {r["image_id"]: (r["height"], r["width"]) for r in world.load("labelled_images").rows()}
+    for row in world.load("labels").rows():
         height, width = sizes[row["image_id"]]
         x0, y0, x1, y1 = row["box_xyxy"]
         assert -0.5 <= x0 < x1 <= width - 0.5 and -0.5 <= y0 < y1 <= height - 0.5
@@ -93,7 +86,7 @@ def test_cameras_put_the_template_roughly_onto_the_animal(world: Workspace) -> N
     template = template_for(world.category)
     points = template.vertices[template.keypoint_vertices]
     gaps, swapped = [], []
-    for row in table_of(world, "labels").rows():
+    for row in world.load("labels").rows():
         scale, tx, ty, w, x, y, z = row["camera"]
         rotation = Rotation.from_quat([x, y, z, w]).as_matrix()
         labelled = row["visible"] > 0
@@ -110,14 +103,14 @@ def test_cameras_put_the_template_roughly_onto_the_animal(world: Workspace) -> N
 
 
 def test_near_duplicates_stay_in_one_split_and_leaks_are_there(world: Workspace) -> None:
-    images, labels = table_of(world, "labelled_images"), table_of(world, "labels")
+    images, labels = world.load("labelled_images"), world.load("labels")
     split = dict(zip(labels["image_id"], labels["split"]))
     home: dict[int, str] = {}
     ids = clusters(list(images["phash"]))
     for cluster, image_id in zip(ids, images["image_id"]):
         assert home.setdefault(int(cluster), split[image_id]) == split[image_id]
     assert len(set(ids)) < len(ids)
-    web = table_of(world, "truth_images")
+    web = world.load("truth_images")
     assert (hamming(list(web["phash"]), list(images["phash"])).min(1) <= 8).sum() >= 2
     assert len(set(clusters(list(web["phash"])))) <= 40 - 5
 
@@ -157,7 +150,7 @@ def test_metadata_is_found_by_the_search_and_other_subjects_are_not(world: Works
     counts = ScanCounts()
     photos = list(scan(metadata_path(world), Query.of(world.category), counts))
     made = read_json(world_dir(world) / "world.json")
-    keys = set(table_of(world, "truth_images")["source_id"])
+    keys = set(world.load("truth_images")["source_id"])
     failing = sum(made["counts"][k] for k in ("not_found", "truncated", "cut", "page"))
     assert failing == 4 + 4 + 2
     assert keys <= {photo.source_id for photo in photos} and len(photos) == 40 + failing
@@ -233,80 +226,6 @@ def test_serving_elsewhere_keeps_record_ids(tmp_path, capsys) -> None:
         assert again.base_url == server.base_url
 
 
-def detector_of(world: Workspace, **errors: float) -> SimulatedDetector:
-    return SimulatedDetector(
-        world_dir(world), table_of(world, "truth"), "horse", {"horse": "horse", "cow": "cow"},
-        DetectorErrors(**errors),
-    )  # fmt: skip
-
-
-def web_images(world: Workspace) -> list[np.ndarray]:
-    return [read_image(world.image_file(path)) for path in table_of(world, "truth_images")["path"]]
-
-
-PERFECT = {"miss": 0, "hidden_miss": 0, "false_alarm": 0, "confusion": 0, "jitter": 0, "unsure": 0}
-
-
-def test_a_faultless_detector_gives_the_truth(world: Workspace) -> None:
-    truth, images = table_of(world, "truth"), table_of(world, "truth_images")
-    found = detector_of(world, **PERFECT)(web_images(world))
-    for image_id, (boxes, scores, labels) in zip(images["image_id"], found):
-        rows = np.flatnonzero(truth["image_id"] == image_id)
-        assert boxes.shape == (len(rows), 4) and labels == list(truth["category"][rows])
-        np.testing.assert_allclose(boxes, truth["box_xyxy"][rows] + 0.5, atol=1e-3)
-        assert (scores >= 0.95).all()
-
-
-def test_the_detector_errs_as_stated(world: Workspace) -> None:
-    images = web_images(world)
-    total = len(table_of(world, "truth"))
-    counts = []
-    for seed in range(12):
-        errors = {**PERFECT, "miss": 0.2, "hidden_miss": 0.2, "jitter": 0.02, "unsure": 0.3, "seed": seed}
-        found = detector_of(world, **errors)(images)
-        scores = np.concatenate([scores for _, scores, _ in found])
-        counts.append((len(scores), (scores < 0.95).sum()))
-    kept, unsure = np.sum(counts, axis=0)
-    n = 12 * total
-    assert abs(kept / n - 0.8) < 4 * (0.16 / n) ** 0.5
-    assert abs(unsure / kept - 0.3) < 4 * (0.21 / kept) ** 0.5
-    alarms = [detector_of(world, **{**PERFECT, "false_alarm": 0.5, "seed": s})(images) for s in range(6)]
-    extra = sum(len(scores) for found in alarms for _, scores, _ in found) - 6 * total
-    assert abs(extra / (6 * 40) - 0.5) < 4 * (0.25 / 240) ** 0.5
-    confused = detector_of(world, **{**PERFECT, "confusion": 1.0})(images)
-    assert {label for _, _, labels in confused for label in labels} == {"horse"}
-
-
-def test_the_detector_depends_on_pixels_alone(world: Workspace) -> None:
-    images = web_images(world)
-    detector = detector_of(world)
-    together = detector(images)
-    apart = [detector([image])[0] for image in images[::-1]][::-1]
-    for (a, s, names), (b, t, others) in zip(together, apart):
-        np.testing.assert_array_equal(a, b)
-        np.testing.assert_array_equal(s, t)
-        assert names == others
-    shifted = np.clip(images[0].astype(int) + 1, 0, 255).astype(np.uint8)  # another decoder
-    assert Lookup(world_dir(world)).find(shifted) == table_of(world, "truth_images")["image_id"][0]
-    boxes, scores, names = detector([np.zeros((50, 60, 3), np.uint8)])[0]
-    assert boxes.shape == (0, 4) and len(scores) == 0 and names == []
-
-
-def test_detector_options(world: Workspace) -> None:
-    request = SimpleNamespace(workspace=world, opts={"miss": "0.25", "seed": "3"})
-    detector = make(request)
-    assert detector.errors == DetectorErrors(miss=0.25, seed=3) and "simulated" in detector.name
-    for opts, message in (
-        ({"luck": "1"}, "--opts: expected one of .*; found luck"),
-        ({"miss": "often"}, "--opts miss: expected a number; found often"),
-        ({"miss": "2"}, "--opts miss: expected 0 to 1; found 2"),
-    ):
-        with pytest.raises(UserError, match=message):
-            make(SimpleNamespace(workspace=world, opts=opts))
-    with pytest.raises(UserError, match="run: wildshape make-diorama --category cow"):
-        make(SimpleNamespace(workspace=Workspace(world.root, "cow"), opts={}))
-
-
 def instances_of(truth: Table, rows: list[int], shift: float = 0.0) -> Table:
     keep = ("instance_id", "image_id", "category", "source_id", "box_xyxy", "score", "detector",
             "mask_rle", "flags")  # fmt: skip
@@ -318,7 +237,7 @@ def instances_of(truth: Table, rows: list[int], shift: float = 0.0) -> Table:
 
 def test_detection_quality_by_hand(world: Workspace) -> None:
     """All horses but one are found a little aside, and one of another species is taken for a horse."""
-    truth, images = table_of(world, "truth"), table_of(world, "truth_images")
+    truth, images = world.load("truth"), world.load("truth_images")
     horses = np.flatnonzero(truth["category"] == "horse").tolist()
     stranger = int(np.flatnonzero(truth["category"] != "horse")[0])
     instances = instances_of(truth, [*horses[1:], stranger])
@@ -339,7 +258,7 @@ def test_detection_quality_by_hand(world: Workspace) -> None:
 
 
 def test_truth_goes_to_the_instances_that_match(world: Workspace) -> None:
-    truth, images = table_of(world, "truth"), table_of(world, "truth_images")
+    truth, images = world.load("truth"), world.load("truth_images")
     horses = np.flatnonzero(truth["category"] == "horse").tolist()
     instances = instances_of(truth, horses, 0.7)
     matched = match_truth(instances, images, truth, images)
@@ -366,7 +285,7 @@ def test_truth_goes_to_the_instances_that_match(world: Workspace) -> None:
 
 
 def test_truth_is_found_by_photo_id_when_bytes_differ(world: Workspace) -> None:
-    truth, images = table_of(world, "truth"), table_of(world, "truth_images")
+    truth, images = world.load("truth"), world.load("truth_images")
     horses = np.flatnonzero(truth["category"] == "horse").tolist()[:5]
     renamed = {image_id: f"i{n}" for n, image_id in enumerate(images["image_id"])}
     other_ids = np.array([renamed[i] for i in images["image_id"]], dtype=object)
@@ -385,14 +304,14 @@ def test_the_web_goes_through_search_download_and_detection(world: Workspace) ->
         search_metadata.run(search_metadata.Config(**common), world)
         download_images.run(download_images.Config(**common), world)
         assert server.statuses[429] == 4 and server.statuses[404] >= 4
-    images = table_of(world, "images")
+    images = world.load("images")
     status = Counter(images["status"])
     assert status["not_found"] == 4 and status["not_image"] == 2 and status["truncated"] == 4
     assert status["in_labels"] >= 2 and status["duplicate"] >= 4
     assert sum(status[name] for name in ("ok", "duplicate", "in_labels")) == 40
     save_boxes.run(save_boxes.Config(**common, detector="simulated"), world)
     table = save_truth_keypoints(world)
-    assert len(table) > 0.8 * len(table_of(world, "instances"))
+    assert len(table) > 0.8 * len(world.load("instances"))
     assert len(table) == len(world.load_keypoints("truth"))
 
 
