@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,6 +76,22 @@ class Float32Attention(TorchFunctionMode):
 def quick_attention(device: torch.device) -> AbstractContextManager[Any]:
     """While a block runs, attention as it trains fastest on a device."""
     return Float32Attention() if device.type == "cpu" else nullcontext()
+
+
+def training_cost(path: Path) -> dict[str, float]:
+    """Hours that the steps in a metrics.jsonl took, of wall-clock and of all processors together.
+
+    Each call counts from its own start; what a kill threw away is not counted.
+    """
+    wall = cpu = 0.0
+    last = {"seconds": 0.0, "cpu_seconds": 0.0}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        if entry["seconds"] < last["seconds"]:
+            wall, cpu = wall + last["seconds"], cpu + last["cpu_seconds"]
+            last["cpu_seconds"] = 0.0
+        last = {key: entry.get(key, last[key]) for key in last}
+    return {"hours": (wall + last["seconds"]) / 3600, "cpu_hours": (cpu + last["cpu_seconds"]) / 3600}
 
 
 def to_pixels(images: np.ndarray, device: torch.device | str = "cpu") -> Tensor:

@@ -4,7 +4,10 @@
     python pseudolabels/zero123plus/train_small.py --data small/data --out small/run --time-limit 100
 
 Stages: the autoencoder; the latents of all pictures; the denoiser with captions; with views; figures. Run
-it again to continue. The pipeline so far is written to `<out>/pipeline`.
+it again to continue. The pipeline so far is written to `<out>/pipeline`. Another training can go on from a
+pipeline that is there, with views alone for instance:
+
+    python pseudolabels/zero123plus/train_small.py --start FOLDER --caption_steps 0 --data ... --out ...
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from wildshape.cli import guarded, say
 from wildshape.device import bfloat16_pays, pick_device
 from wildshape.errors import UserError
 from wildshape.files import atomic_write, file_hash, read_json, write_json
-from wildshape.stage import Provenance
+from wildshape.stage import Provenance, input_hashes
 from wildshape.training import FitResult, fit, fit_config
 
 
@@ -36,12 +39,14 @@ class Config:
     """Folder of prepare_data/make_views.py."""
     out: Path = Path("small_zero123plus")
     """Folder for checkpoints, figures and the pipeline."""
+    start: Path | None = None
+    """Folder of a pipeline to go on from in place of random weights; its autoencoder stays as it is."""
     vae_steps: int = 3000
     """Optimiser steps of the autoencoder."""
     vae_batch: int = 16
     """Pictures a step."""
     caption_steps: int = 12000
-    """Optimiser steps of the denoiser with captions."""
+    """Optimiser steps of the denoiser with captions; with --start it may be 0."""
     caption_batch: int = 16
     """Pictures a step."""
     view_steps: int = 4000
@@ -81,6 +86,10 @@ class Config:
         """Check what has few values."""
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise UserError(f"--precision: expected auto, float32 or bfloat16; found {self.precision}")
+        if self.caption_steps < (self.start is None):
+            raise UserError(
+                f"--caption_steps: expected at least 1, or 0 with --start; found {self.caption_steps}"
+            )
 
 
 def need_diffusers() -> None:
@@ -99,23 +108,34 @@ class Training:
 
     Args:
         config: The command's settings.
-        sizes: Of the networks; by default those of the model that comes with the package.
+        sizes: Of the networks; by default those of the model that comes with the package. A pipeline that
+            the training starts from has its own.
+
+    Raises:
+        UserError: if pictures or captions do not fit the pipeline.
     """
 
     def __init__(self, config: Config, sizes: Any = None) -> None:
         from pseudolabels.zero123plus.small_data import ViewFolder
-        from pseudolabels.zero123plus.small_model import SmallConfig, build_pipeline
+        from pseudolabels.zero123plus.small_model import SmallConfig, build_pipeline, load_small
+        from pseudolabels.zero123plus.small_training import WordIds
 
         self.config, self.sizes = config, sizes or SmallConfig()
         self.began = time.monotonic()
         self.views = ViewFolder(config.data)
-        if self.views.side != self.sizes.view_size:
-            raise UserError(
-                f"--data: expected pictures of {self.sizes.view_size} pixels; found {self.views.side}"
-            )
+        words = self.views.words()
+        if config.start is None:
+            self.pipeline = build_pipeline(self.sizes, words, config.seed)
+        else:
+            self.pipeline = load_small(config.start)
+        side = self.pipeline.config.view_size
+        if self.views.side != side:
+            raise UserError(f"--data: expected pictures of {side} pixels; found {self.views.side}")
+        known = WordIds(self.pipeline.tokenizer).known
+        if unknown := ", ".join([word for word in words if word not in known][:5]):
+            raise UserError(f"--data: expected words that {config.start} knows; found {unknown}")
         self.device = pick_device(config.device)
         self.autocast = bfloat16_pays(config.precision, self.device)
-        self.pipeline = build_pipeline(self.sizes, self.views.words(), config.seed)
         self.metrics: dict[str, Any] = {}
         self.worked = False  # a call does some work, however little time it has
 
@@ -138,12 +158,16 @@ class Training:
 
     def provenance(self, stage: str, inputs: Mapping[str, str], **settings: Any) -> Provenance:
         """What a stage's result depends on."""
-        common = {"seed": self.config.seed, "lr": self.config.lr, "sizes": asdict(self.sizes)}
+        common = {"seed": self.config.seed, "lr": self.config.lr}
+        if self.config.start is None:
+            common["sizes"] = asdict(self.sizes)
         inputs = {"views": self.views.fingerprint, **inputs}
         return Provenance(f"train_small {stage}", {**common, **settings}, inputs)
 
     def fit(self, stage: str, task: Any, provenance: Provenance, metric: str) -> FitResult:
         """Train a stage, or continue it; its figures go to the metrics."""
+        from pseudolabels.zero123plus.small_training import training_cost
+
         config = self.config
         steps = provenance.config["steps"]
         fitting = fit_config(
@@ -165,7 +189,7 @@ class Training:
             **result.metrics,
             "step": result.step,
             "steps": steps,
-            **cost(config.out / stage / "metrics.jsonl"),
+            **training_cost(config.out / stage / "metrics.jsonl"),
         }
         return result
 
@@ -240,10 +264,12 @@ class Training:
     def _stages(self) -> bool:
         from pseudolabels.zero123plus.small_latents import read_pictures, read_rings, write_latents
 
-        if not self.vae() or self.over():
-            return False
-        white = self.config.out / "vae" / "white.pt"
-        key = file_hash(white)[:16]
+        if self.config.start is None:
+            if not self.vae() or self.over():
+                return False
+            key = file_hash(self.config.out / "vae" / "white.pt")[:16]
+        else:
+            key = folder_key(self.config.start)
         folder = self.config.out / f"latents-{key}"
         vae = self.pipeline.vae.requires_grad_(False).eval()
         # One layout, whether it was trained now or read: convolutions round differently in another.
@@ -251,12 +277,14 @@ class Training:
         if not write_latents(vae, self.views, folder, self.late):
             return False
         pictures = {split: read_pictures(self.views, folder, split) for split in ("train", "val")}
-        result = self._captions(pictures, key)
-        self.export()
-        if not result.finished or self.over():
-            return False
+        inputs = {"vae": key}
+        if self.config.caption_steps:
+            result = self._captions(pictures, key)
+            self.export()
+            if not result.finished or self.over():
+                return False
+            inputs["captions"] = file_hash(result.best_path)[:16]
         rings = {split: read_rings(self.views, folder, split) for split in ("train", "val")}
-        inputs = {"vae": key, "captions": file_hash(result.best_path)[:16]}
         finished = self._views(pictures["train"], rings, inputs)
         self.export()
         if not finished and not self.config.figures:
@@ -342,20 +370,10 @@ class Training:
         return True
 
 
-def cost(path: Path) -> dict[str, float]:
-    """Hours that the steps in a metrics.jsonl took, of wall-clock and of all processors together.
-
-    Each call counts from its own start; what a kill threw away is not counted.
-    """
-    wall = cpu = 0.0
-    last = {"seconds": 0.0, "cpu_seconds": 0.0}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
-        if entry["seconds"] < last["seconds"]:
-            wall, cpu = wall + last["seconds"], cpu + last["cpu_seconds"]
-            last["cpu_seconds"] = 0.0
-        last = {key: entry.get(key, last[key]) for key in last}
-    return {"hours": (wall + last["seconds"]) / 3600, "cpu_hours": (cpu + last["cpu_seconds"]) / 3600}
+def folder_key(folder: Path) -> str:
+    """A hash of a pipeline's weights."""
+    files = sorted(folder.rglob("*.safetensors"))
+    return Provenance("pipeline", {}, input_hashes(folder, *files)).fingerprint[:16]
 
 
 def run(config: Config, sizes: Any = None) -> dict[str, Any]:

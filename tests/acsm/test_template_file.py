@@ -1,4 +1,4 @@
-"""Templates from rigs, OBJ files and released folders: frames, skinning, parts, keypoints, bad input."""
+"""Templates from rigs and OBJ files: frames, skinning, parts, keypoints, bad input."""
 
 from dataclasses import replace
 

@@ -21,10 +21,16 @@ from pseudolabels.zero123plus.small_data import (
     over,
 )
 from pseudolabels.zero123plus.small_latents import PictureLatents, RingLatents
-from pseudolabels.zero123plus.small_model import SCALING, build_pipeline, load_small
-from pseudolabels.zero123plus.small_training import Float32Attention, TaskConfig, psnr, v_target
+from pseudolabels.zero123plus.small_model import SCALING, build_pipeline, load_small, save_half
+from pseudolabels.zero123plus.small_training import (
+    Float32Attention,
+    TaskConfig,
+    psnr,
+    training_cost,
+    v_target,
+)
 from pseudolabels.zero123plus.small_views_task import ViewsTask
-from pseudolabels.zero123plus.train_small import Config, cost, run
+from pseudolabels.zero123plus.train_small import Config, run
 from wildshape.errors import UserError
 
 
@@ -75,6 +81,16 @@ def test_all_stages_and_the_same_after_a_stop(config, tiny_sizes, tmp_path, caps
     run(replace(stopping, time_limit=None), tiny_sizes)
     assert_same_weights(config.out / "pipeline", stopping.out / "pipeline")
 
+    further = replace(config, start=config.out / "pipeline", caption_steps=0, out=tmp_path / "further")
+    metrics = run(further)
+    assert metrics["finished"] and metrics["views"]["step"] == 2 and metrics["captions_after_views"]
+    assert "vae" not in metrics and "captions" not in metrics
+    before, after = weights(config.out / "pipeline"), weights(further.out / "pipeline")
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"unet", "vision_encoder"}
+    with pytest.raises(UserError, match="--caption_steps: expected at least 1, or 0 with --start; found 0"):
+        replace(config, caption_steps=0)
+
 
 @pytest.mark.slow
 def test_the_same_after_stopping_at_every_step(config, tiny_sizes, tmp_path):
@@ -108,6 +124,20 @@ def test_missing_pictures_and_packages_are_said(config, tiny_sizes, tmp_path, mo
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(UserError, match=r'pip install "wildshape\[diffusion\]"'):
         train_small.need_diffusers()
+
+
+def test_a_pipeline_that_does_not_fit_is_said(config, tiny_sizes, tmp_path):
+    start = replace(config, start=tmp_path / "start")
+    with pytest.raises(UserError, match="expected a pipeline's folder at .*start; found none"):
+        run(start, tiny_sizes)
+    words = ViewFolder(config.data).words()
+    other = max(words, key=len)
+    save_half(build_pipeline(tiny_sizes, [word for word in words if word != other]), start.start)
+    with pytest.raises(UserError, match=f"expected words that .*start knows; found {other}$"):
+        run(start, tiny_sizes)
+    save_half(build_pipeline(replace(tiny_sizes, view_size=32), words), start.start)
+    with pytest.raises(UserError, match="expected pictures of 32 pixels; found 16"):
+        run(start, tiny_sizes)
 
 
 def test_an_unfinished_folder_of_pictures_is_said(tiny_views, tmp_path):
@@ -271,7 +301,10 @@ def test_cost_adds_up_over_calls(tmp_path):
     ]
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert cost(path) == {"hours": pytest.approx(140 / 3600), "cpu_hours": pytest.approx(98 / 3600)}
+    assert training_cost(path) == {
+        "hours": pytest.approx(140 / 3600),
+        "cpu_hours": pytest.approx(98 / 3600),
+    }
 
 
 def made_up_rings(count, seed):
