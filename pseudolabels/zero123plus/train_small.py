@@ -50,7 +50,7 @@ class Config:
     caption_batch: int = 16
     """Pictures a step."""
     view_steps: int = 4000
-    """Optimiser steps of the denoiser with views."""
+    """Optimiser steps of the denoiser with views; 0: it ends with captions."""
     view_batch: int = 4
     """Animals a step."""
     lr: float = 8e-4
@@ -123,11 +123,8 @@ class Training:
         self.config, self.sizes = config, sizes or SmallConfig()
         self.began = time.monotonic()
         self.views = ViewFolder(config.data)
-        words = self.views.words()
-        if config.start is None:
-            self.pipeline = build_pipeline(self.sizes, words, config.seed)
-        else:
-            self.pipeline = load_small(config.start)
+        start, words = config.start, self.views.words()
+        self.pipeline = load_small(start) if start else build_pipeline(self.sizes, words, config.seed)
         side = self.pipeline.config.view_size
         if self.views.side != side:
             raise UserError(f"--data: expected pictures of {side} pixels; found {self.views.side}")
@@ -284,6 +281,8 @@ class Training:
             if not result.finished or self.over():
                 return False
             inputs["captions"] = file_hash(result.best_path)[:16]
+        if not self.config.view_steps:
+            return True
         rings = {split: read_rings(self.views, folder, split) for split in ("train", "val")}
         finished = self._views(pictures["train"], rings, inputs)
         self.export()

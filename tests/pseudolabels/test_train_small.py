@@ -88,6 +88,12 @@ def test_all_stages_and_the_same_after_a_stop(config, tiny_sizes, tmp_path, caps
     before, after = weights(config.out / "pipeline"), weights(further.out / "pipeline")
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"unet", "vision_encoder"}
+    captions = replace(config, start=config.out / "pipeline", view_steps=0, out=tmp_path / "captions")
+    metrics = run(captions)
+    assert metrics["finished"] and "views" not in metrics and "six_views" not in metrics
+    after = weights(captions.out / "pipeline")
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"unet", "text_encoder"}
     with pytest.raises(UserError, match="--caption_steps: expected at least 1, or 0 with --start; found 0"):
         replace(config, caption_steps=0)
 
