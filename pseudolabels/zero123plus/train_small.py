@@ -4,10 +4,8 @@
     python pseudolabels/zero123plus/train_small.py --data small/data --out small/run --time-limit 100
 
 Stages: the autoencoder; the latents of all pictures; the denoiser with captions; with views; figures. Run
-it again to continue. The pipeline so far is written to `<out>/pipeline`. Another training can go on from a
-pipeline that is there, with views alone for instance:
-
-    python pseudolabels/zero123plus/train_small.py --start FOLDER --caption_steps 0 --data ... --out ...
+it again to continue. The pipeline so far is written to `<out>/pipeline`. `--start FOLDER` goes on from a
+pipeline that is there; with `--caption_steps 0` as well, it learns views alone.
 """
 
 from __future__ import annotations
@@ -86,7 +84,7 @@ class Config:
         """Check what has few values."""
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise UserError(f"--precision: expected auto, float32 or bfloat16; found {self.precision}")
-        if self.caption_steps < (self.start is None):
+        if self.start is None and self.caption_steps < 1:
             raise UserError(
                 f"--caption_steps: expected at least 1, or 0 with --start; found {self.caption_steps}"
             )
@@ -123,14 +121,17 @@ class Training:
         self.config, self.sizes = config, sizes or SmallConfig()
         self.began = time.monotonic()
         self.views = ViewFolder(config.data)
-        start, words = config.start, self.views.words()
-        self.pipeline = load_small(start) if start else build_pipeline(self.sizes, words, config.seed)
+        words = self.views.words()
+        if config.start is None:
+            self.pipeline = build_pipeline(self.sizes, words, config.seed)
+        else:
+            self.pipeline = load_small(config.start)
+            known = WordIds(self.pipeline.tokenizer).known
+            if unknown := ", ".join([word for word in words if word not in known][:5]):
+                raise UserError(f"--data: expected words that {config.start} knows; found {unknown}")
         side = self.pipeline.config.view_size
         if self.views.side != side:
             raise UserError(f"--data: expected pictures of {side} pixels; found {self.views.side}")
-        known = WordIds(self.pipeline.tokenizer).known
-        if unknown := ", ".join([word for word in words if word not in known][:5]):
-            raise UserError(f"--data: expected words that {config.start} knows; found {unknown}")
         self.device = pick_device(config.device)
         self.autocast = bfloat16_pays(config.precision, self.device)
         self.metrics: dict[str, Any] = {}

@@ -57,6 +57,11 @@ def assert_same_weights(first, second):
     assert [name for name in whole if not torch.equal(whole[name], other[name])] == []
 
 
+def changed_networks(first, second):
+    before, after = weights(first), weights(second)
+    return {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+
+
 def test_all_stages_and_the_same_after_a_stop(config, tiny_sizes, tmp_path, capsys):
     metrics = run(config, tiny_sizes)
     assert metrics["finished"] and json.loads((config.out / "metrics.json").read_text())["finished"]
@@ -85,14 +90,12 @@ def test_all_stages_and_the_same_after_a_stop(config, tiny_sizes, tmp_path, caps
     metrics = run(further)
     assert metrics["finished"] and metrics["views"]["step"] == 2 and metrics["captions_after_views"]
     assert "vae" not in metrics and "captions" not in metrics
-    before, after = weights(config.out / "pipeline"), weights(further.out / "pipeline")
-    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    changed = changed_networks(config.out / "pipeline", further.out / "pipeline")
     assert changed == {"unet", "vision_encoder"}
     captions = replace(config, start=config.out / "pipeline", view_steps=0, out=tmp_path / "captions")
     metrics = run(captions)
     assert metrics["finished"] and "views" not in metrics and "six_views" not in metrics
-    after = weights(captions.out / "pipeline")
-    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    changed = changed_networks(config.out / "pipeline", captions.out / "pipeline")
     assert changed == {"unet", "text_encoder"}
     with pytest.raises(UserError, match="--caption_steps: expected at least 1, or 0 with --start; found 0"):
         replace(config, caption_steps=0)
