@@ -78,6 +78,11 @@ class Config:
             raise UserError(f"--side: expected a multiple of 4 from 16 on; found {self.side}")
 
 
+def make_zoo(config: Config) -> Zoo:
+    """The individuals that are pictured."""
+    return Zoo(config.seed, (), _VARIETY)
+
+
 def subject_for(config: Config, zoo: Zoo, kind: str, split: str, index: int) -> tuple[Subject, Any]:
     """Animal `index` of a kind and split, and the generator of its pictures."""
     rng = np.random.default_rng([config.seed, _STREAMS[kind], split == "val", index])
@@ -118,7 +123,7 @@ def run(config: Config) -> dict[str, Any]:
 
     began = time.monotonic()
     _check_folder(config)
-    zoo = Zoo(config.seed, (), _VARIETY)
+    zoo = make_zoo(config)
     plan: list[tuple[str, str, int, Callable[..., dict[str, np.ndarray]]]] = [
         ("pictures", "val", config.val_animals, picture_columns),
         ("rings", "val", config.val_rings, ring_columns),

@@ -24,6 +24,12 @@ class Caption:
     title: str
     phrases: tuple[str, ...]
 
+    @classmethod
+    def from_json(cls, text: str) -> Caption:
+        """The caption that `prepare_data/make_views.py` wrote."""
+        plain = json.loads(text)
+        return cls(plain["title"], tuple(plain["phrases"]))
+
     def sample(self, rng: np.random.Generator, keep: float = 0.75) -> str:
         """The title and some of the phrases, shuffled."""
         order = rng.permutation(len(self.phrases))
@@ -109,8 +115,7 @@ class ViewFolder:
     def captions(self, split: str) -> tuple[Caption, ...]:
         """Captions of the pictures of a split."""
         (texts,) = self._columns(f"pictures-{split}", ["caption"])
-        plain = (json.loads(str(text)) for text in texts)
-        return tuple(Caption(one["title"], tuple(one["phrases"])) for one in plain)
+        return tuple(Caption.from_json(str(text)) for text in texts)
 
     def pictures(self, split: str) -> CaptionedPictures:
         """Captioned pictures of "train" or "val"."""

@@ -84,10 +84,9 @@ class Config:
         """Check what has few values."""
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise UserError(f"--precision: expected auto, float32 or bfloat16; found {self.precision}")
-        if self.start is None and self.caption_steps < 1:
-            raise UserError(
-                f"--caption_steps: expected at least 1, or 0 with --start; found {self.caption_steps}"
-            )
+        if self.caption_steps < 1 and (self.start is None or self.view_steps < 1):
+            expected = "at least 1, or 0 with --start and --view_steps"
+            raise UserError(f"--caption_steps: expected {expected}; found {self.caption_steps}")
 
 
 def need_diffusers() -> None:

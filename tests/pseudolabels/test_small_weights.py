@@ -1,15 +1,12 @@
 """The small model that comes with the package: its files, and what it learnt, on animals it never saw."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from prepare_data.diorama.subjects import PARTS
-from prepare_data.diorama.zoo import Zoo
-from prepare_data.make_views import Config, picture_columns
+from prepare_data.make_views import Config, make_zoo, picture_columns
 from pseudolabels.zero123plus.small_caption_task import CaptionTask
 from pseudolabels.zero123plus.small_data import Caption
 from pseudolabels.zero123plus.small_latents import PictureLatents, encode
@@ -28,7 +25,8 @@ def pipeline():
 @pytest.fixture(scope="module")
 def pictures():
     """Image, parts and caption of four pictures of each animal."""
-    config, zoo = Config(seed=SEED), Zoo(SEED, (), 0.9)
+    config = Config(seed=SEED)
+    zoo = make_zoo(config)
     columns = [picture_columns(config, zoo, "train", index) for index in range(ANIMALS)]
     return {name: np.concatenate([one[name] for one in columns]) for name in columns[0]}
 
@@ -54,10 +52,9 @@ def test_pictures_come_back_from_latents_of_unit_variance(pipeline, pictures):
 
 
 def test_captions_steer_it_and_their_words_look_at_parts(pipeline, pictures):
-    captions = [json.loads(text) for text in pictures["caption"]]
     data = PictureLatents(
         encode(pipeline.vae, pictures["image"]),
-        tuple(Caption(one["title"], tuple(one["phrases"])) for one in captions),
+        tuple(Caption.from_json(text) for text in pictures["caption"]),
         pictures["parts"],
     )
     found = CaptionTask(pipeline, data, data, PARTS, TaskConfig()).evaluate()

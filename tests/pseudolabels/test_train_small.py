@@ -97,8 +97,10 @@ def test_all_stages_and_the_same_after_a_stop(config, tiny_sizes, tmp_path, caps
     assert metrics["finished"] and "views" not in metrics and "six_views" not in metrics
     changed = changed_networks(config.out / "pipeline", captions.out / "pipeline")
     assert changed == {"unet", "text_encoder"}
-    with pytest.raises(UserError, match="--caption_steps: expected at least 1, or 0 with --start; found 0"):
-        replace(config, caption_steps=0)
+    expected = "--caption_steps: expected at least 1, or 0 with --start and --view_steps; found 0"
+    for without in (config, replace(further, caption_steps=1, view_steps=0)):
+        with pytest.raises(UserError, match=expected):
+            replace(without, caption_steps=0)
 
 
 @pytest.mark.slow
