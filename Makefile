@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml
 	@test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing wildshape into $(VENV) (PyTorch is several gigabytes) ..."
 	@$(RUN)/python -m pip install --quiet --disable-pip-version-check uv
-	@$(RUN)/uv pip install --quiet --python $(RUN)/python --editable '.[dev]'
+	@$(RUN)/uv pip install --quiet --compile-bytecode --python $(RUN)/python --editable '.[dev]'
 	@rm -f $(VENV)/.installed-*
 	@touch $@
 

@@ -19,7 +19,7 @@ from wildshape.engine import EngineOptions
 from wildshape.errors import UserError
 from wildshape.files import read_json, write_json
 from wildshape.monitor import MonitorOptions
-from wildshape.sizes import SIZES, Sizes
+from wildshape.sizes import SIZES, Sizes, eval_every
 from wildshape.training_data import labelled_image_ids
 from wildshape.val_labels import label_val
 from wildshape.workspace import Workspace
@@ -219,8 +219,8 @@ class Pipeline:
         if self.config.tokens is None:
             return
         steps = self.sizes.token_steps
-        settings = {"model": self.config.tokens, "seed": self.config.seed, "eval_every": max(1, steps // 5)}
-        self.call("learn tokens", "pseudolabels.train_tokens", steps=steps, **settings)
+        settings = {"model": self.config.tokens, "steps": steps, "eval_every": eval_every(steps, 5)}
+        self.call("learn tokens", "pseudolabels.train_tokens", seed=self.config.seed, **settings)
         self.call("label by tokens", "pseudolabels.generate_pl")
 
     def pose(self) -> None:
@@ -251,7 +251,7 @@ class Pipeline:
             "image_size": self.sizes.pose_image_size,
             "steps": steps,
             "batch_size": self.sizes.pose_batch_size,
-            "eval_every": max(1, steps // 4),
+            "eval_every": eval_every(steps, 4),
             "labels_from": self.config.labels_from,
             "seed": self.config.seed,
         }
@@ -287,7 +287,7 @@ class Pipeline:
             batch_size=self.sizes.acsm_batch_size,
             lr=self.sizes.acsm_lr,
             freeze=self.sizes.acsm_freeze and init is not None,
-            eval_every=max(1, self.sizes.acsm_steps // 8),
+            eval_every=eval_every(self.sizes.acsm_steps, 8),
             labels_from=self.config.labels_from,
             seed=self.config.seed,
             init=init,

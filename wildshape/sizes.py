@@ -98,3 +98,8 @@ SIZES = {
         token_steps=2,
     ),
 }
+
+
+def eval_every(steps: int, times: int) -> int:
+    """Steps between evaluations: each writes a checkpoint, which takes longer than a few steps."""
+    return max(3, steps // times)
