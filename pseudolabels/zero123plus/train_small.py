@@ -3,9 +3,10 @@
     python prepare_data/make_views.py --out small/data
     python pseudolabels/zero123plus/train_small.py --data small/data --out small/run --time-limit 100
 
-Stages: the autoencoder; the latents of all pictures; the denoiser with captions; with views; figures. Run
-it again to continue. The pipeline so far is written to `<out>/pipeline`. `--start FOLDER` goes on from a
-pipeline that is there; with `--caption_steps 0` as well, it learns views alone.
+Stages: the autoencoder; the latents of all pictures; the denoiser with captions; the vision encoder; the
+denoiser with views; figures. Run it again to continue. The pipeline so far is written to `<out>/pipeline`.
+`--start FOLDER` goes on from a pipeline that is there; with `--caption_steps 0` as well, it learns views
+alone.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pseudolabels.zero123plus.small_config import Config
 from wildshape.checkpoints import load_checkpoint, save_checkpoint
 from wildshape.cli import guarded, say
 from wildshape.device import bfloat16_pays, pick_device
@@ -27,66 +29,6 @@ from wildshape.errors import UserError
 from wildshape.files import atomic_write, file_hash, read_json, write_json
 from wildshape.stage import Provenance, input_hashes
 from wildshape.training import FitResult, fit, fit_config
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """Train the small Zero123Plus."""
-
-    data: Path = Path("views")
-    """Folder of prepare_data/make_views.py."""
-    out: Path = Path("small_zero123plus")
-    """Folder for checkpoints, figures and the pipeline."""
-    start: Path | None = None
-    """Folder of a pipeline to go on from in place of random weights; its autoencoder stays as it is."""
-    vae_steps: int = 3000
-    """Optimiser steps of the autoencoder."""
-    vae_batch: int = 16
-    """Pictures a step."""
-    caption_steps: int = 12000
-    """Optimiser steps of the denoiser with captions; with --start it may be 0."""
-    caption_batch: int = 16
-    """Pictures a step."""
-    view_steps: int = 4000
-    """Optimiser steps of the denoiser with views; 0: it ends with captions."""
-    view_batch: int = 4
-    """Animals a step."""
-    lr: float = 8e-4
-    """AdamW's learning rate, falling by a cosine to a hundredth; with views half of it."""
-    eval_every: int = 500
-    """Steps between evaluations; a kill loses no more than these."""
-    animals: int = 48
-    """Animals whose views are sampled for the figures."""
-    sampling_steps: int = 28
-    """Steps of that sampling."""
-    guidance_scale: float = 2.0
-    """Guidance of that sampling."""
-    figures: bool = False
-    """Sample views now, though the training has not ended."""
-    seed: int = 0
-    """Seed of weights, order and noise."""
-    time_limit: float | None = None
-    """Minutes after which to stop with the state saved; the same command continues."""
-    threads: int = 2
-    """Threads that compute."""
-    num_workers: int = 1
-    """Threads that prepare items ahead."""
-    device: str = "auto"
-    """auto, cpu or cuda."""
-    precision: str = "auto"
-    """float32, bfloat16, or auto: bfloat16 where the hardware multiplies in it."""
-    overwrite: bool = False
-    """Replace a training with other settings."""
-    debug: bool = False
-    """Show the traceback of an error."""
-
-    def __post_init__(self) -> None:
-        """Check what has few values."""
-        if self.precision not in ("auto", "float32", "bfloat16"):
-            raise UserError(f"--precision: expected auto, float32 or bfloat16; found {self.precision}")
-        if self.caption_steps < 1 and (self.start is None or self.view_steps < 1):
-            expected = "at least 1, or 0 with --start and --view_steps"
-            raise UserError(f"--caption_steps: expected {expected}; found {self.caption_steps}")
 
 
 def need_diffusers() -> None:
@@ -252,7 +194,7 @@ class Training:
         write_json(self.config.out / "metrics.json", self.metrics)
         place = ", ".join(
             f"{name} {self.metrics[name]['step']} of {self.metrics[name]['steps']} steps"
-            for name in ("vae", "captions", "views")
+            for name in ("vae", "captions", "vision", "views")
             if name in self.metrics
         )
         say(f"train_small: {place}" + ("" if finished else "; run again"))
@@ -284,6 +226,11 @@ class Training:
         if not self.config.view_steps:
             return True
         rings = {split: read_rings(self.views, folder, split) for split in ("train", "val")}
+        if self.config.vision_steps:
+            result = self._vision(rings, key)
+            if not result.finished or self.over():
+                return False
+            inputs["vision"] = file_hash(result.best_path)[:16]
         finished = self._views(pictures["train"], rings, inputs)
         self.export()
         if not finished and not self.config.figures:
@@ -305,6 +252,18 @@ class Training:
         )
         result = self.fit("captions", task, provenance, "-loss")
         self._take(self.average(result, "captions"), "unet", "text_encoder")
+        return result
+
+    def _vision(self, rings: Mapping[str, Any], key: str) -> FitResult:
+        from pseudolabels.zero123plus.small_vision_task import VisionTask
+
+        config = self.config
+        task = VisionTask(self.pipeline, rings["train"], rings["val"], self.task_config())
+        provenance = self.provenance(
+            "vision", {"vae": key}, steps=config.vision_steps, batch=config.vision_batch
+        )
+        result = self.fit("vision", task, provenance, "explained")
+        self._take(self.average(result, "vision"), "vision_encoder")
         return result
 
     def _views(self, captions: Any, rings: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:

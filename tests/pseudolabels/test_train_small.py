@@ -38,7 +38,8 @@ from wildshape.errors import UserError
 def config(tiny_views, tmp_path):
     return Config(
         data=tiny_views, out=tmp_path / "run", vae_steps=2, vae_batch=4, caption_steps=2, caption_batch=4,
-        view_steps=2, view_batch=2, eval_every=2, animals=2, sampling_steps=2, threads=1,
+        vision_steps=2, vision_batch=4, view_steps=2, view_batch=2, eval_every=2, animals=2, threads=1,
+        sampling_steps=2,
     )  # fmt: skip
 
 
@@ -67,12 +68,14 @@ def test_all_stages_and_the_same_after_a_stop(config, tiny_sizes, tmp_path, caps
     assert metrics["finished"] and json.loads((config.out / "metrics.json").read_text())["finished"]
     assert set(metrics["vae"]) >= {"psnr", "cpu_hours"}
     assert set(metrics["captions"]) >= {"loss", "loss_shuffled", "loss_without", "attention_head"}
+    assert metrics["vision"]["explained"] < 1 and metrics["vision"]["cpu_hours"] > 0
     assert set(metrics["views"]) >= {"loss", "loss_shuffled"}
     assert set(metrics["six_views"]) >= {"psnr_model", "iou_model", "psnr_mean", "iou_nearest"}
     assert metrics["captions_after_views"]["loss"] > 0
     assert metrics["bytes"] < 10e6 and metrics["cpu_hours"] > 0
     assert (config.out / "six_views.png").stat().st_size > 1000
-    assert "vae 2 of 2 steps, captions 2 of 2 steps, views 2 of 2 steps\n" in capsys.readouterr().out
+    steps = ", ".join(f"{stage} 2 of 2 steps" for stage in ("vae", "captions", "vision", "views"))
+    assert f"{steps}\n" in capsys.readouterr().out
 
     before = (config.out / "views" / "last.pt").stat().st_mtime_ns
     assert run(config, tiny_sizes)["six_views"] == metrics["six_views"]
@@ -105,16 +108,16 @@ def test_all_stages_and_the_same_after_a_stop(config, tiny_sizes, tmp_path, caps
 
 @pytest.mark.slow
 def test_the_same_after_stopping_at_every_step(config, tiny_sizes, tmp_path):
-    """Twelve calls, each of which loads the libraries' models anew."""
+    """Fourteen calls, each of which loads the libraries' models anew."""
     run(config, tiny_sizes)
     stopping = replace(config, out=tmp_path / "stopped", time_limit=1e-9)
     calls = 0
     while not run(stopping, tiny_sizes)["finished"]:
         calls += 1
-        assert calls < 14
-    # Two steps of three stages (the second of the last goes on to the figures), three more files of latents
+        assert calls < 16
+    # Two steps of four stages (the second of the last goes on to the figures), three more files of latents
     # (the last is followed by a step), and one animal.
-    assert calls == 10
+    assert calls == 12
     assert_same_weights(config.out / "pipeline", stopping.out / "pipeline")
 
 
