@@ -24,6 +24,7 @@ from benchmarks.machine import save
 from benchmarks.pseudo_labels import number, of_world, spread
 from wildshape.cli import say
 from wildshape.metrics import paired_change
+from wildshape.sizes import eval_every
 from wildshape.workspace import Workspace
 
 # Defaults were tuned while looking at worlds of lower seeds: their test splits may not decide.
@@ -184,7 +185,7 @@ def run_seed(
     if options.worlds is None:
         world.make_world(options)
     shared = {
-        "init": world.start(options), "steps": options.steps, "eval_every": max(1, options.steps // 5),
+        "init": world.start(options), "steps": options.steps, "eval_every": eval_every(options.steps, 5),
         "image_size": options.image_size, "batch_size": options.batch_size,
     }  # fmt: skip
     figures = {}

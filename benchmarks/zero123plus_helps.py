@@ -37,6 +37,7 @@ from wildshape.cli import say
 from wildshape.metrics import paired_change
 from wildshape.report.quality import compare, selection_quality
 from wildshape.run import Pipeline, StoppedByTimeLimit
+from wildshape.sizes import eval_every
 from wildshape.tables import read_table
 from wildshape.workspace import Workspace
 
@@ -140,7 +141,7 @@ class Seed:
             model=options.model,
             steps=options.token_steps,
             num_tokens=options.num_tokens,
-            eval_every=max(1, options.token_steps // 5),
+            eval_every=eval_every(options.token_steps, 5),
             side=options.side,
             seed=self.seed,
         )

@@ -43,6 +43,7 @@ from pseudolabels.zero123plus.tokens import most_chosen
 from wildshape.cli import say
 from wildshape.device import pick_device
 from wildshape.files import atomic_path, read_json, write_json
+from wildshape.sizes import eval_every
 from wildshape.stage import progress
 from wildshape.workspace import Workspace
 
@@ -159,7 +160,7 @@ class World:
             data_root=self.workspace.root,
             model=source,
             steps=options.steps,
-            eval_every=max(1, options.steps // 5),
+            eval_every=eval_every(options.steps, 5),
             side=round(self.side * settings.pop("side", 1.0)),
             seed=self.seed,
             device=options.device,

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from small_steps import train
 
 from pseudolabels.zero123plus import small_metrics, train_small
 from pseudolabels.zero123plus.averaged import Averaged
@@ -209,20 +210,6 @@ def made_up_latents(count, seed=0):
     parts = np.zeros((count, 16, 16), np.uint8)
     parts[:, 4:8, 4:8] = 1
     return PictureLatents(latents, captions, parts)
-
-
-def train(task, steps, batch_size):
-    """A few steps without the rest of `fit`."""
-    for step in range(steps):
-        rng = np.random.default_rng(step)
-        samples = [task.sample(int(rng.integers(len(task))), rng) for _ in range(batch_size)]
-        batch = {name: torch.from_numpy(np.stack([s[name] for s in samples])) for name in samples[0]}
-        loss, scalars = task.loss(batch, step)
-        task.optimizer.zero_grad()
-        loss.backward()
-        task.optimizer.step()
-        assert scalars["cpu_seconds"] > 0
-    return float(loss.detach())
 
 
 def test_captions_come_to_matter(tiny_sizes):
