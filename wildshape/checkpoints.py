@@ -14,7 +14,7 @@ import torch
 
 from wildshape.distributed import told_by_first
 from wildshape.errors import UserError
-from wildshape.files import atomic_write, write_json
+from wildshape.files import atomic_write, same_content, write_json
 from wildshape.processes import is_first_process
 from wildshape.stage import Provenance, describe_change, fingerprint
 
@@ -27,6 +27,11 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     # Through a Python file: given a path, torch reports a full disk as a RuntimeError of its own.
     with atomic_write(path) as handle:
         torch.save(dict(state), handle)
+
+
+def _mapped(path: str | os.PathLike[str]) -> Any:
+    # Mapped, so that what is not used, such as the optimiser's state in predicting, is not read.
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
 def load_checkpoint(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
@@ -42,7 +47,7 @@ def load_checkpoint(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
     if not Path(path).exists():
         raise UserError(f"expected a checkpoint at {path}; found none")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = _mapped(path)
     except Exception as error:
         raise UserError(f"expected a checkpoint in {path}; found {type(error).__name__}") from error
     found = state.get("extra", {}).get("kind") if isinstance(state, dict) else None
@@ -78,7 +83,7 @@ class CheckpointKeeper:
                 outcome = error
         start, self.best = told_by_first(outcome)
         if start and not is_first_process():
-            _restore(self.task, _read_state(self.last_path))
+            _restore(self.task, self.config, _read_state(self.last_path))
         return start
 
     def save_evaluated(self, step: int, metrics: dict[str, float]) -> None:
@@ -86,14 +91,16 @@ class CheckpointKeeper:
         if _better(self.config, metrics, self.best):
             self.best = metrics
             self._save(self.best_path, step)
-        self._save(self.last_path, step)
+            same_content(self.best_path, self.last_path)
+        else:
+            self._save(self.last_path, step)
 
     def finish(self, step: int, *, saved: bool) -> None:
         """Save what is not saved yet."""
         if not saved:
             self._save(self.last_path, step)
         if self.best is None:  # stopped before the first evaluation: the best so far is the only one
-            self._save(self.best_path, step)
+            same_content(self.last_path, self.best_path)
 
     def _save(self, path: Path, step: int) -> None:
         save_checkpoint(path, _state(self.task, step, self.best, self.extra, self.provenance))
@@ -152,20 +159,21 @@ def _resume(
         shutil.rmtree(out_dir)
         out_dir.mkdir(parents=True)
         return 0, None
-    _restore(task, state)
+    _restore(task, config, state)
     return int(state["step"]), state["best"]
 
 
 def _read_state(path: Path) -> dict[str, Any]:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return _mapped(path)
     except Exception as error:
         raise UserError(
             f"expected a checkpoint in {path}; found {type(error).__name__}; remove it to train anew"
         ) from error
 
 
-def _restore(task: TrainTask, state: Mapping[str, Any]) -> None:
+def _restore(task: TrainTask, config: FitConfig, state: Mapping[str, Any]) -> None:
     task.model.load_state_dict(state["model"])
-    task.optimizer.load_state_dict(state["optimizer"])
+    if state["step"] < config.steps:
+        task.optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["rng"])

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +42,15 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
     encoding = None if "b" in mode else "utf-8"
     with atomic_path(path) as temporary, open(temporary, mode, encoding=encoding) as handle:
         yield handle
+
+
+def same_content(source: Path, path: Path) -> None:
+    """Make `path` what `source` is, at once and, where the file system can, without writing it again."""
+    with atomic_path(path) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
 
 
 def _plain(value: Any) -> Any:

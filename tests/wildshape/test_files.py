@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from wildshape.errors import UserError
-from wildshape.files import atomic_path, atomic_write, file_hash, read_json, sha256_bytes, write_json
+from wildshape.files import (
+    atomic_path,
+    atomic_write,
+    file_hash,
+    read_json,
+    same_content,
+    sha256_bytes,
+    write_json,
+)
 
 
 def names(folder):
@@ -52,6 +60,26 @@ def test_atomic_path_keeps_the_suffix(tmp_path):
         assert temporary.suffix == ".npz" and temporary.parent == tmp_path
         temporary.write_bytes(b"x")
     assert names(tmp_path) == ["mesh.npz"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_same_content_replaces_and_later_writes_do_not_reach_the_other(tmp_path, monkeypatch, links):
+    if not links:  # as on a file system that has none
+
+        def refuse(*_):
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+        monkeypatch.setattr(os, "link", refuse)
+    best, last = tmp_path / "best.pt", tmp_path / "last.pt"
+    best.write_bytes(b"one")
+    last.write_bytes(b"old")
+    for _ in range(2):
+        same_content(best, last)
+        assert last.read_bytes() == b"one" and os.path.samefile(best, last) == links
+        assert names(tmp_path) == ["best.pt", "last.pt"]
+    with atomic_write(last) as handle:
+        handle.write(b"two")
+    assert best.read_bytes() == b"one"
 
 
 def test_json_round_trip_makes_numpy_plain_and_nan_null(tmp_path):

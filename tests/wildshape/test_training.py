@@ -131,9 +131,11 @@ def test_the_time_limit_stops_and_the_next_call_continues(tmp_path):
 
 
 def test_a_finished_training_is_not_repeated_unless_asked(tmp_path):
-    first = fit_toy(ToyTask(), tmp_path / "a")
-    again = fit_toy(interrupted(ToyTask(), 0), tmp_path / "a")
+    trained, done = ToyTask(), interrupted(ToyTask(), 0)
+    first = fit_toy(trained, tmp_path / "a")
+    again = fit_toy(done, tmp_path / "a")
     assert again.finished and again.step == 23 and again.metrics == first.metrics
+    torch.testing.assert_close(trained.model.state_dict(), done.model.state_dict(), rtol=0, atol=0)
     with pytest.raises(KeyboardInterrupt):
         fit_toy(interrupted(ToyTask(), 7), tmp_path / "a", overwrite=True)
     assert load_checkpoint(tmp_path / "a/last.pt", "pose")["step"] == 5
@@ -196,6 +198,7 @@ def test_the_best_checkpoint_is_chosen_by_the_metric(tmp_path, metric, best_step
 
     result = fit_toy(Scored(), tmp_path / "a", steps=20, metric=metric)
     assert load_checkpoint(result.best_path, "pose")["step"] == best_step
+    assert load_checkpoint(result.last_path, "pose")["step"] == 20
     assert result.metrics["score"] == scores[best_step]
 
 
