@@ -6,6 +6,7 @@ one learns too little through a denoiser: after 2000 steps it told colours, and 
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -63,13 +64,17 @@ class VisionTask:
         error = predict(self.model.network, batch["image"]) - batch["views"]
         return error.square().mean(), self._clock.scalars()
 
+    @cached_property
+    def _val_items(self) -> tuple[Tensor, Tensor]:
+        count = len(self._val)
+        items = [self._val.item(number, first, first % 2) for number in range(count) for first in range(6)]
+        images = torch.from_numpy(np.stack([item["image"] for item in items]))
+        return images, torch.from_numpy(np.stack([coarse(item["grid"]) for item in items]))
+
     @torch.inference_mode()
     def evaluate(self) -> dict[str, float]:
         """Share of the validation views' variance that the averaged weights explain: 1 is all of it."""
-        count = len(self._val)
-        items = [self._val.item(number, first, first % 2) for number in range(count) for first in range(6)]
-        views = torch.from_numpy(np.stack([coarse(item["grid"]) for item in items]))
-        images = torch.from_numpy(np.stack([item["image"] for item in items]))
+        images, views = self._val_items
         found = [
             predict(self.model.mean, batch.to(self._config.device)).cpu() for batch in images.split(_BATCH)
         ]

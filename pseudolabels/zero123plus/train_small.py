@@ -15,7 +15,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,28 @@ def need_diffusers() -> None:
         raise UserError(
             'train_small needs diffusers and transformers; run: pip install "wildshape[diffusion]"'
         ) from error
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training after the autoencoder's.
+
+    Attributes:
+        name: Of its folder.
+        setting: Of the command's `--<setting>_steps` and `--<setting>_batch`.
+        metric: What chooses the best checkpoint.
+        learns: The pipeline's components that take its weights.
+    """
+
+    name: str
+    setting: str
+    metric: str
+    learns: tuple[str, ...]
+
+
+CAPTIONS = Stage("captions", "caption", "-loss", ("unet", "text_encoder"))
+VISION = Stage("vision", "vision", "explained", ("vision_encoder",))
+VIEWS = Stage("views", "view", "-loss", ("unet", "vision_encoder"))
 
 
 class Training:
@@ -218,7 +240,7 @@ class Training:
         pictures = {split: read_pictures(self.views, folder, split) for split in ("train", "val")}
         inputs = {"vae": key}
         if self.config.caption_steps:
-            result = self._captions(pictures, key)
+            result = self._learn(CAPTIONS, self._caption_task(pictures), {"vae": key})
             self.export()
             if not result.finished or self.over():
                 return False
@@ -227,11 +249,11 @@ class Training:
             return True
         rings = {split: read_rings(self.views, folder, split) for split in ("train", "val")}
         if self.config.vision_steps:
-            result = self._vision(rings, key)
+            result = self._learn(VISION, self._vision_task(rings), {"vae": key})
             if not result.finished or self.over():
                 return False
             inputs["vision"] = file_hash(result.best_path)[:16]
-        finished = self._views(pictures["train"], rings, inputs)
+        finished = self._learn(VIEWS, self._views_task(rings, pictures["train"]), inputs).finished
         self.export()
         if not finished and not self.config.figures:
             return False
@@ -245,47 +267,32 @@ class Training:
         both = pictures["train"], pictures["val"]
         return CaptionTask(self.pipeline, *both, self.views.parts, self.task_config())
 
-    def _captions(self, pictures: Mapping[str, Any], key: str) -> FitResult:
-        config, task = self.config, self._caption_task(pictures)
-        provenance = self.provenance(
-            "captions", {"vae": key}, steps=config.caption_steps, batch=config.caption_batch
-        )
-        result = self.fit("captions", task, provenance, "-loss")
-        self._take(self.average(result, "captions"), "unet", "text_encoder")
-        return result
-
-    def _vision(self, rings: Mapping[str, Any], key: str) -> FitResult:
+    def _vision_task(self, rings: Mapping[str, Any]) -> Any:
         from pseudolabels.zero123plus.small_vision_task import VisionTask
 
-        config = self.config
-        task = VisionTask(self.pipeline, rings["train"], rings["val"], self.task_config())
-        provenance = self.provenance(
-            "vision", {"vae": key}, steps=config.vision_steps, batch=config.vision_batch
-        )
-        result = self.fit("vision", task, provenance, "explained")
-        self._take(self.average(result, "vision"), "vision_encoder")
-        return result
+        return VisionTask(self.pipeline, rings["train"], rings["val"], self.task_config())
 
-    def _views(self, captions: Any, rings: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:
+    def _views_task(self, rings: Mapping[str, Any], captions: Any) -> Any:
         from pseudolabels.zero123plus.small_views_task import ViewsTask
 
-        config = self.config
-        task = ViewsTask(
-            self.pipeline, rings["train"], rings["val"], captions, self.task_config(lr=config.lr / 2)
-        )
-        provenance = self.provenance("views", inputs, steps=config.view_steps, batch=config.view_batch)
-        result = self.fit("views", task, provenance, "-loss")
-        self._take(self.average(result, "views"), "unet", "vision_encoder")
-        return result.finished
+        settings = self.task_config(lr=self.config.lr / 2)
+        return ViewsTask(self.pipeline, rings["train"], rings["val"], captions, settings)
 
-    def _take(self, weights: Mapping[str, torch.Tensor], *names: str) -> None:
-        for name in names:
+    def _learn(self, stage: Stage, task: Any, inputs: Mapping[str, str]) -> FitResult:
+        """Train a stage as far as the time goes, and take its weights."""
+        steps, batch = (getattr(self.config, f"{stage.setting}_{what}") for what in ("steps", "batch"))
+        provenance = self.provenance(stage.name, inputs, steps=steps, batch=batch)
+        result = self.fit(stage.name, task, provenance, stage.metric)
+        weights = self.average(result, stage.name)
+        for name in stage.learns:
+            start = f"{name}."
             own = {
-                key[len(name) + 1 :]: value for key, value in weights.items() if key.startswith(name + ".")
+                key.removeprefix(start): value for key, value in weights.items() if key.startswith(start)
             }
             component = getattr(self.pipeline, name)
             component.load_state_dict(own)
             component.eval()
+        return result
 
     def export(self) -> None:
         """Write the pipeline as it is, in half precision."""
