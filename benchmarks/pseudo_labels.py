@@ -26,7 +26,8 @@ from wildshape.cli import say
 from wildshape.files import read_json
 from wildshape.metrics import paired_change
 from wildshape.report.quality import selection_quality
-from wildshape.run import CRITERIA, Config, Pipeline, truth_keypoints
+from wildshape.run import CRITERIA, Pipeline, truth_keypoints
+from wildshape.run_config import Config
 from wildshape.training_data import labelled, web
 from wildshape.workspace import Workspace
 

@@ -26,13 +26,16 @@ from benchmarks.machine import save
 from wildshape.cli import say
 from wildshape.files import read_json
 from wildshape.metrics import paired_change
-from wildshape.run import Config, Pipeline
+from wildshape.run import Pipeline
+from wildshape.run_config import Config
 from wildshape.workspace import Workspace
 
 OTHERS = ("horse", "sheep", "dog")
 KINDS = ("pretrained", "scratch")
 FRACTIONS = (0.6, 0.1, 0.3)
 STEPS = {"pose_steps": 1000, "encoder_steps": 500, "acsm_steps": 2500}
+SHAPE = {"num_cameras": 8, "translations": True}
+"""Chosen by `benchmarks.real_cows_settings`, on val."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,7 @@ def run_split(options: Options, split: int, name: str, starts: dict[str, Path]) 
         size="cpu",
         selection_num=options.web_num,
         **STEPS,
+        **SHAPE,
         labels_from=",".join(OTHERS),
         seed=split,
         **starts,

@@ -28,7 +28,7 @@ from wildshape.sizes import SIZES
 from wildshape.workspace import Workspace
 
 RUN, FILTER = "pretrained", "cf_cm"
-BASE, COMBINED = "as_in_the_run", "combined"
+BASE, COMBINED = "plain", "combined"
 SETTINGS: dict[str, dict[str, Any]] = {
     BASE: {},
     "three_times_the_steps": {"steps": 3 * STEPS["acsm_steps"]},

@@ -16,7 +16,7 @@ from wildshape.tables import write_table
 from wildshape.training_data import labelled_name
 
 if TYPE_CHECKING:
-    from wildshape.run import Config
+    from wildshape.run_config import Config
     from wildshape.workspace import Workspace
 
 

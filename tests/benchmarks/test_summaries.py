@@ -181,7 +181,7 @@ def test_arms_that_run_out_of_time_go_on(tmp_path, monkeypatch, capsys):
 
 def test_settings_that_help_in_most_divisions_are_combined():
     found = {
-        "as_in_the_run": [{"auc": auc} for auc in (60.0, 62.0, 61.0)],
+        "plain": [{"auc": auc} for auc in (60.0, 62.0, 61.0)],
         "three_times_the_steps": [{"auc": auc} for auc in (61.0, 63.0, 60.5)],
         # A higher mean by one division alone is chance.
         "eight_cameras": [{"auc": auc} for auc in (70.0, 61.0, 60.0)],

@@ -4,7 +4,8 @@ import pytest
 
 from wildshape import rounds
 from wildshape.errors import UserError
-from wildshape.run import Config, Pipeline
+from wildshape.run import Pipeline
+from wildshape.run_config import Config
 
 
 @pytest.fixture
