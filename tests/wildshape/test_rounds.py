@@ -69,6 +69,12 @@ def test_rounds_are_compared_in_the_end(workspace, calls):
     assert sorted(order, key=steps.index) == order and steps[-1] == "wildshape.report.command"
 
 
+def test_every_round_has_the_same_3d_model(workspace, calls):
+    three_rounds(workspace, num_cameras=8, translations=True)
+    trained = [s for _, module, s in calls if module == "acsm.train"]
+    assert [(s["num_cameras"], s["translations"]) for s in trained] == [(8, True), (8, True)]
+
+
 def test_there_is_at_least_one_round():
     with pytest.raises(UserError, match="--rounds: expected at least 1; found 0"):
         Config(category="cow", rounds=0)
