@@ -14,6 +14,7 @@ import tyro
 from acsm.sphere_map import distortion, sphere_fault, sphere_vertices
 from acsm.template import ArticulatedTemplate, template_for
 from acsm.template_file import MANY_VERTICES, faults, read_template
+from acsm.template_labels import LEAST_SEEN, LabelShifts, label_shifts
 from acsm.template_mesh import pieces_of
 from acsm.template_rig import LoadedTemplate
 from wildshape.category import CategorySpec, load_category
@@ -21,7 +22,8 @@ from wildshape.cli import guarded, say
 from wildshape.errors import UserError
 from wildshape.files import atomic_path, write_json
 from wildshape.skeleton import Skeleton, load_skeleton
-from wildshape.workspace import find_root
+from wildshape.training_data import labelled
+from wildshape.workspace import Workspace, find_root
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -48,6 +50,8 @@ class Config:
     """Title of the picture and, without --out, of its files; by default that of the file or category."""
     out: Path | None = None
     """The picture (PNG); numbers go to a JSON file beside it. By default NAME.check.png beside the file."""
+    labels: bool = False
+    """Also say and draw where the category's training labels lie beside the keypoints."""
     seed: int = 0
     """Chooses the turns of the drawn articulation."""
     cell: int = 320
@@ -153,11 +157,29 @@ def random_turns(template: ArticulatedTemplate, seed: int) -> dict[str, tuple[fl
     return turns
 
 
-def draw(name: str, template: ArticulatedTemplate, config: Config) -> Image.Image:
-    """Both sides and the front with keypoints, three quarters, and a random articulation twice."""
+def find_labels(template: ArticulatedTemplate, config: Config) -> LabelShifts:
+    """Where the category's training labels lie.
+
+    Raises:
+        UserError: no category is named, or it has no such labels.
+    """
+    if config.category is None:
+        raise UserError("--labels: expected --category as well, whose labels they are; found none")
+    workspace = Workspace(config.data_root or find_root(), config.category)
+    skeleton = workspace.category.skeleton
+    return label_shifts(template, skeleton, labelled(workspace, "train", skeleton)[0])
+
+
+def draw(
+    name: str, template: ArticulatedTemplate, config: Config, shifts: LabelShifts | None = None
+) -> Image.Image:
+    """Both sides and the front with keypoints, three quarters, and a random articulation twice.
+
+    With labels, these stand beside the keypoints in place of the numbers, seen from the left.
+    """
     from PIL import Image, ImageDraw
 
-    from acsm.template_picture import draw_view
+    from acsm.template_picture import draw_beside, draw_view
 
     turned = template.articulated(random_turns(template, config.seed))
     rest = template.vertices
@@ -167,6 +189,8 @@ def draw(name: str, template: ArticulatedTemplate, config: Config) -> Image.Imag
     for i, (vertices, yaw, pitch, marked) in enumerate(views):
         image = draw_view(template, vertices, (yaw, pitch), config.cell, marked=marked)
         sheet.paste(image, (i % 3 * config.cell, i // 3 * config.cell))
+    if shifts is not None:
+        sheet.paste(draw_beside(template, shifts.places(template), -90, config.cell), (0, 0))
     pen = ImageDraw.Draw(sheet)
     pen.text(
         (8, 4), f"{name}: {template.num_vertices} vertices, {template.num_parts} parts", fill=(20, 20, 20)
@@ -191,16 +215,19 @@ def run(config: Config) -> dict[str, Any]:
     figures = measures(template, skeleton)
     found = faults(template, skeleton)
     figures |= {"skeleton": skeleton.name, "notes": loaded.notes, "faults": found}
+    shifts = find_labels(template, config) if config.labels else None
+    if shifts is not None:
+        figures["labels"] = shifts.as_dict(skeleton.keypoints)
     write_json(out.with_suffix(".json"), figures)
     with atomic_path(out) as path:
-        draw(name, template, config).save(path, optimize=True)
-    _say(figures, template, out)
+        draw(name, template, config, shifts).save(path, optimize=True)
+    _say(figures, template, skeleton, out)
     if found:
         raise UserError(f"{config.file or name}: {'; '.join(found)}")
     return figures
 
 
-def _say(figures: dict[str, Any], template: ArticulatedTemplate, out: Path) -> None:
+def _say(figures: dict[str, Any], template: ArticulatedTemplate, skeleton: Skeleton, out: Path) -> None:
     for note in figures["notes"]:
         say(f"  {note}")
     closed = "closed" if figures["closed"] else f"open ({figures['border_edges']} edges)"
@@ -217,7 +244,21 @@ def _say(figures: dict[str, Any], template: ArticulatedTemplate, out: Path) -> N
     turn = int(template.active.sum())
     say(f"{template.num_parts} parts ({pairs} in pairs, {turn} turn): {names}")
     say(f"{template.num_keypoints} keypoints of {figures['skeleton']}")
+    if "labels" in figures:
+        _say_labels(figures["labels"], skeleton)
     say(f"{out}, {out.with_suffix('.json')}")
+
+
+def _say_labels(found: dict[str, Any], skeleton: Skeleton) -> None:
+    say(
+        f"labels of {found['animals']} animals seen from the side lie {found['mean_distance']:.3f} from "
+        "the keypoints (medians; the template's largest distance is 2):"
+    )
+    for index, row in enumerate(found["keypoints"]):
+        if skeleton.flip[index] >= index and row["seen"] >= LEAST_SEEN:
+            place = f"ahead {row['ahead']:+.2f}, up {row['up']:+.2f}"
+            spread = f"half of {row['seen']} within {row['spread_ahead']:.2f}, {row['spread_up']:.2f}"
+            say(f"  {row['name']:<14} {place}   ({spread})")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

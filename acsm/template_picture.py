@@ -57,6 +57,31 @@ def fitted(ndc: np.ndarray, margin: float = 0.06) -> np.ndarray:
     return ndc * (2 * (1 - margin) / (high - low).max())
 
 
+def draw_beside(template: ArticulatedTemplate, beside: np.ndarray, yaw: float, cell: int) -> Image.Image:
+    """A level side view with a line from each keypoint to a point beside it.
+
+    Args:
+        template: at rest.
+        beside: [K, 3] in the template frame; NaN where there is none.
+        yaw: degrees, as of :func:`look_at`; -90 or 90.
+        cell: pixels on a side.
+    """
+    points = template.vertices[template.keypoint_vertices]
+    known = np.isfinite(beside).all(1)
+    both = np.concatenate([template.vertices, points, np.where(known[:, None], beside, points)])
+    ndc = fitted(look_at(both, yaw, 0))
+    count = template.num_vertices
+    picture, _ = render_shaded(ndc[:count], template.faces, cell, part_colours(template))
+    image = Image.fromarray(picture)
+    draw = ImageDraw.Draw(image)
+    own, other = np.split(((ndc[count:, :2] + 1) * cell - 1) / 2, 2)
+    for (ax, ay), (bx, by) in zip(own[known], other[known]):
+        draw.line([ax, ay, bx, by], fill=(20, 20, 20), width=2)
+        draw.ellipse([ax - 3, ay - 3, ax + 3, ay + 3], fill=(200, 30, 30), outline=(255, 255, 255))
+        draw.ellipse([bx - 3, by - 3, bx + 3, by + 3], fill=(255, 255, 255), outline=(20, 20, 20))
+    return image
+
+
 def part_colours(template: ArticulatedTemplate) -> np.ndarray:
     """One colour a part, blended by membership: RGB [V, 3] in 0..1."""
     return template.membership @ PALETTE[np.arange(template.num_parts) % len(PALETTE)]
