@@ -15,7 +15,11 @@ def animals(ids, right, count):
 def test_real_cows_compare_like_with_like():
     def row(right):
         arms = {
-            arm: {"auc": 25.0 * value, "by_instance": animals(["a"], [value], [4])}
+            arm: {
+                "auc": 25.0 * value,
+                "by_instance": animals(["a"], [value], [4]),
+                "leg_turn_deg": 10.0 * value,
+            }
             for arm, value in zip(("labels", "cf_cm"), right)
         }
         return {"acsm": arms, "pose": {"pose": {"pck": [0.1, right[0] / 4]}}}
@@ -24,6 +28,7 @@ def test_real_cows_compare_like_with_like():
     found = real_cows.summarise(figures)
     assert found["pck_10"]["pretrained"]["pose"] == {"mean": 50.0, "values": [50.0, 50.0]}
     assert found["auc"]["pretrained"]["cf_cm"]["mean"] == 62.5
+    assert found["leg_turn_deg"]["pretrained"] == {"labels": 20.0, "cf_cm": 25.0}
     assert found["gain_by_pseudo_labels"]["pretrained"]["gain"] == pytest.approx(12.5)
     assert found["gain_by_pseudo_labels"]["scratch"]["gain"] == 0
     # Only the split that both kinds have counts.
