@@ -9,6 +9,7 @@ import numpy as np
 
 from acsm.camera_fit import LEAST_KEYPOINTS, guiding_cameras
 from acsm.template import ArticulatedTemplate
+from acsm.viewpoint import looking_along
 from wildshape.errors import UserError
 from wildshape.records import AnimalRecords
 from wildshape.skeleton import Skeleton
@@ -76,10 +77,10 @@ def label_shifts(template: ArticulatedTemplate, skeleton: Skeleton, records: Ani
         UserError: fewer than five animals are seen from the side.
     """
     points = template.vertices[template.keypoint_vertices]
-    cameras, trust = guiding_cameras(points, records.xy, records.weight, records.box_xyxy)
-    side = _towards(cameras)[:, 0]
+    cameras, _ = guiding_cameras(points, records.xy, records.weight, records.box_xyxy)
+    side = looking_along(cameras)[:, 0]
     counts = (records.weight > 0).sum(1)
-    chosen = np.flatnonzero((np.abs(side) > SIDE_ON) & (trust > 0) & (counts >= LEAST_KEYPOINTS + 1))
+    chosen = np.flatnonzero((np.abs(side) > SIDE_ON) & (counts > LEAST_KEYPOINTS))
     if len(chosen) < LEAST_SEEN:
         raise UserError(
             f"expected at least {LEAST_SEEN} labelled animals seen from the side; found {len(chosen)}"
@@ -100,12 +101,6 @@ def label_shifts(template: ArticulatedTemplate, skeleton: Skeleton, records: Ani
     low, shift[known], high = np.nanpercentile(pooled[:, known], [25, 50, 75], axis=0)
     spread[known] = (high - low) / 2
     return LabelShifts(len(chosen), seen, shift, spread)
-
-
-def _towards(cameras: np.ndarray) -> np.ndarray:
-    """The directions [N, 3] in which cameras [N, 7] look, in the template's frame."""
-    w, x, y, z = cameras[:, 3:].T
-    return np.stack([2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], axis=-1)
 
 
 def _laid_over(shape: np.ndarray, picture: np.ndarray) -> np.ndarray:

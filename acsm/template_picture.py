@@ -13,6 +13,7 @@ from acsm.renderer import rasterize, render_shaded
 from acsm.template import ArticulatedTemplate, template_for
 from wildshape.category import list_categories, load_category
 from wildshape.files import atomic_path
+from wildshape.geometry import xy_ndc_to_crop
 from wildshape.workspace import find_root
 
 COATS = {
@@ -74,7 +75,7 @@ def draw_beside(template: ArticulatedTemplate, beside: np.ndarray, yaw: float, c
     picture, _ = render_shaded(ndc[:count], template.faces, cell, part_colours(template))
     image = Image.fromarray(picture)
     draw = ImageDraw.Draw(image)
-    own, other = np.split(((ndc[count:, :2] + 1) * cell - 1) / 2, 2)
+    own, other = np.split(xy_ndc_to_crop(ndc[count:, :2], cell), 2)
     for (ax, ay), (bx, by) in zip(own[known], other[known]):
         draw.line([ax, ay, bx, by], fill=(20, 20, 20), width=2)
         draw.ellipse([ax - 3, ay - 3, ax + 3, ay + 3], fill=(200, 30, 30), outline=(255, 255, 255))
@@ -97,7 +98,7 @@ def _with_keypoints(picture: np.ndarray, ndc: np.ndarray, template: ArticulatedT
     size = image.width
     depth = rasterize(ndc[None], template.faces, size).depth[0]
     points = ndc[template.keypoint_vertices]
-    places = ((points[:, :2] + 1) * size - 1) / 2
+    places = xy_ndc_to_crop(points[:, :2], size)
     column, row = np.clip(np.round(places).astype(int), 0, size - 1).T
     visible = ~(points[:, 2] > depth[row, column] + 0.07)
     for number in np.argsort(visible, kind="stable"):  # what is seen goes over what is behind

@@ -8,6 +8,15 @@ VIEWS = ("side", "front_back", "left", "right", "front", "back")
 """``side`` is left and right together, ``front_back`` front and back together."""
 
 
+def looking_along(camera: np.ndarray) -> np.ndarray:
+    """The directions [..., 3] in which cameras [..., 7] look, in the template's frame.
+
+    The last row of the rotation; only the quaternion counts, so the camera's frame does not matter.
+    """
+    w, x, y, z = np.moveaxis(np.asarray(camera, np.float64)[..., 3:], -1, 0)
+    return np.stack([2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], axis=-1)
+
+
 def azimuth_deg(camera: np.ndarray) -> np.ndarray:
     """The way along which the viewer looks, about the template's up axis, in degrees.
 
@@ -18,9 +27,8 @@ def azimuth_deg(camera: np.ndarray) -> np.ndarray:
         [N] in -180..180: 0 looks into the animal's face, 90 onto its right side, -90 onto its left,
         180 from behind; NaN where the camera is NaN.
     """
-    w, x, y, z = np.asarray(camera, np.float64)[..., 3:].T
-    # The last row of the rotation, whose x and y are the viewing direction's in the template frame.
-    return np.degrees(np.arctan2(2 * (x * z - w * y), 2 * (y * z + w * x)))
+    direction = looking_along(camera)
+    return np.degrees(np.arctan2(direction[..., 0], direction[..., 1]))
 
 
 def view_names(camera: np.ndarray) -> np.ndarray:

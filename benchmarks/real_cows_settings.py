@@ -24,7 +24,7 @@ from benchmarks.machine import save
 from benchmarks.real_cows import OTHERS, STEPS
 from wildshape.cli import say
 from wildshape.metrics import paired_change
-from wildshape.sizes import SIZES
+from wildshape.sizes import SIZES, eval_every
 from wildshape.workspace import Workspace
 
 RUN, FILTER = "pretrained", "cf_cm"
@@ -76,7 +76,7 @@ def train(division: Seed, name: str, changes: Mapping[str, Any]) -> None:
         "steps": STEPS["acsm_steps"],
         **changes,
     }
-    number, every = settings["web_images_num"], max(1, settings["steps"] // 8)
+    number, every = settings["web_images_num"], eval_every(settings["steps"], 8)
     division.call("prepare_data.data_selection", filter=FILTER, selection_num=number)
     division.train("acsm.train", arm=arm_of(name), eval_every=every, **settings)
 
