@@ -26,16 +26,21 @@ class Config:
     """Optimiser steps of the denoiser with captions; with --start it may be 0."""
     caption_batch: int = 16
     """Pictures a step."""
-    vision_steps: int = 3000
-    """Optimiser steps of the vision encoder before views; 0: it begins as it is."""
-    vision_batch: int = 128
+    vision_steps: int = 6000
+    """Optimiser steps of the vision encoder, from random weights, before views; 0: it begins as it is."""
+    vision_batch: int = 64
     """Pictures a step."""
+    layout_steps: int = 4000
+    """Optimiser steps of the denoiser's middle, which lays six views out, before views; 0: none."""
+    layout_batch: int = 16
+    """Animals a step."""
     view_steps: int = 4000
     """Optimiser steps of the denoiser with views; 0: it ends with captions."""
     view_batch: int = 4
     """Animals a step."""
     lr: float = 8e-4
-    """AdamW's learning rate, falling by a cosine to a hundredth; with views half of it."""
+    """AdamW's learning rate, falling by a cosine to a hundredth; 2.5 times as much for the vision
+    encoder before views, half of it with views."""
     eval_every: int = 500
     """Steps between evaluations; a kill loses no more than these."""
     animals: int = 48

@@ -73,6 +73,23 @@ def over(pictures: np.ndarray, ground: int) -> np.ndarray:
     return np.rint(np.clip(changed, 0, 255)).astype(np.uint8)
 
 
+def moved(picture: np.ndarray, ground: int, rng: np.random.Generator) -> np.ndarray:
+    """A picture over a plain ground [S, S, 3], moved a little, and half the time with a rectangle hidden.
+
+    So that few animals teach more: how it looks from elsewhere stays the same.
+    """
+    side = len(picture)
+    most = max(side // 16, 1)
+    wide = np.pad(picture, ((most, most), (most, most), (0, 0)), constant_values=ground)
+    top, left = rng.integers(0, 2 * most, 2, endpoint=True)
+    result = wide[top : top + side, left : left + side].copy()
+    if rng.random() < 0.5:
+        height, width = rng.integers(side // 8, 3 * side // 8, 2, endpoint=True)
+        top, left = rng.integers(0, side - height), rng.integers(0, side - width)
+        result[top : top + height, left : left + width] = ground
+    return result
+
+
 class ViewFolder:
     """A folder of `make_views.py`.
 

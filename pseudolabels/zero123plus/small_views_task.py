@@ -14,12 +14,11 @@ from pseudolabels.zero123plus.pipeline import Zero123PlusPipeline, ramped, scale
 from pseudolabels.zero123plus.reference import add_reference_attention, predict_with_reference
 from pseudolabels.zero123plus.small_latents import PictureLatents, RingLatents
 from pseudolabels.zero123plus.small_model import SCALING, clip_pixels
+from pseudolabels.zero123plus.small_rehearsal import Rehearsal
 from pseudolabels.zero123plus.small_training import (
     DROPPED,
     CpuClock,
     TaskConfig,
-    WordIds,
-    caption_error,
     quick_attention,
     v_target,
 )
@@ -51,10 +50,9 @@ class ViewsTask:
         add_reference_attention(self.model.network["unet"])
         self.optimizer = torch.optim.AdamW(self.model.network.parameters(), lr=config.lr, weight_decay=1e-3)
         self.noise = DDPMScheduler.from_config(pipeline.scheduler.config)
-        self.ids = WordIds(pipeline.tokenizer)
-        self.text_encoder = pipeline.text_encoder.to(config.device).requires_grad_(False).eval()
+        self._rehearsal = Rehearsal(pipeline, captions, self.noise, config.device)
         self.ramp = pipeline.config.ramping_coefficients
-        self._train, self._val, self._captions, self._config = train, val, captions, config
+        self._train, self._val, self._config = train, val, config
         self._clock = CpuClock()
         with torch.no_grad():
             self.empty = pipeline.encode_prompt([""])
@@ -69,26 +67,16 @@ class ViewsTask:
         """An input, its grid of views, and a captioned picture to rehearse."""
         first, ground = int(rng.integers(6)), int(rng.integers(2))
         item = self._train.item(index, first, ground)
-        other = int(rng.integers(len(self._captions.captions)))
-        text = "" if rng.random() < DROPPED else self._captions.captions[other].sample(rng)
-        latents = self._captions.latents[other].astype(np.float32)
         draws = {
-            name: rng.standard_normal(like.shape, dtype=np.float32)
-            for name, like in (
-                ("noise", item["grid"]),
-                ("reference_noise", item["reference"]),
-                ("rehearsal_noise", latents),
-            )
+            name: rng.standard_normal(item[of].shape, dtype=np.float32)
+            for name, of in (("noise", "grid"), ("reference_noise", "reference"))
         }
-        steps = rng.integers(self.noise.config.num_train_timesteps, size=2)
         return {
             **item,
             **draws,
-            "timestep": steps[0],
+            "timestep": rng.integers(self.noise.config.num_train_timesteps),
             "dropped": np.bool_(rng.random() < DROPPED),
-            "rehearsal": latents,
-            "rehearsal_timestep": steps[1],
-            "ids": self.ids(text),
+            **self._rehearsal.sample(rng),
         }
 
     def loss(self, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
@@ -97,13 +85,7 @@ class ViewsTask:
             self.model.update()
         networks = self.model.network
         views = self.error(networks, batch).mean()
-        rehearsed = {
-            "latents": batch["rehearsal"],
-            "noise": batch["rehearsal_noise"],
-            "timestep": batch["rehearsal_timestep"],
-            "ids": batch["ids"],
-        }
-        captions = caption_error(networks["unet"], self.text_encoder, self.noise, rehearsed).mean()
+        captions = self._rehearsal.error(networks["unet"], batch)
         figures = {"views": float(views.detach()), "captions": float(captions.detach())}
         return views + self._config.replay * captions, {**figures, **self._clock.scalars()}
 

@@ -6,6 +6,7 @@ one learns too little through a denoiser: after 2000 steps it told colours, and 
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import Any
 
@@ -15,20 +16,24 @@ from torch import Tensor, nn
 
 from pseudolabels.zero123plus.averaged import Averaged
 from pseudolabels.zero123plus.pipeline import Zero123PlusPipeline
-from pseudolabels.zero123plus.small_latents import RingLatents
+from pseudolabels.zero123plus.small_coarse import coarse_loss, coarse_scale, coarse_views, explained
+from pseudolabels.zero123plus.small_data import moved
+from pseudolabels.zero123plus.small_latents import GROUNDS, RingLatents
 from pseudolabels.zero123plus.small_model import clip_pixels
 from pseudolabels.zero123plus.small_training import CpuClock, TaskConfig
 
 _BATCH = 128  # of evaluations
 _HIDDEN = 512
-_CELL = 4  # latents a side that are averaged
+_PATCH_STD = 0.04  # patches then weigh about as much as their places
+_SHARPER = 1.5  # queries and keys
 
 
 class VisionTask:
     """The vision encoder, from a picture to its six views' latents, coarsely, through a head of its own.
 
     Args:
-        pipeline: Whose vision encoder is trained; the head is kept in the checkpoint alone.
+        pipeline: Whose vision encoder is trained, from new weights; the head is kept in the checkpoint
+            alone.
         train: Rings to train on: latents and inputs.
         val: The same, to validate on.
         config: Settings.
@@ -40,12 +45,16 @@ class VisionTask:
         self._train, self._val, self._config = train, val, config
         encoder = pipeline.vision_encoder.train()
         width = encoder.config.projection_dim
-        outputs = coarse(train.item(0, 0, 0)["grid"]).size
-        torch.manual_seed(config.seed)
-        head = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, _HIDDEN), nn.GELU(), nn.Linear(_HIDDEN, outputs)
-        )
+        self._scale = coarse_scale(train)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            start_anew(encoder)
+            head: nn.Module = nn.Sequential(
+                nn.LayerNorm(width), nn.Linear(width, _HIDDEN), nn.GELU(),
+                nn.Linear(_HIDDEN, self._scale.mean.numel()),
+            )  # fmt: skip
         self.model = Averaged(nn.ModuleDict({"vision_encoder": encoder, "head": head})).to(config.device)
+        self._mean = self._scale.mean.to(config.device)
         self.optimizer = torch.optim.AdamW(self.model.network.parameters(), lr=config.lr, weight_decay=0.05)
         self._clock = CpuClock()
 
@@ -54,42 +63,71 @@ class VisionTask:
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """An input of an animal, and its coarse views."""
-        item = self._train.item(index, int(rng.integers(6)), int(rng.integers(2)))
-        return {"image": item["image"], "views": coarse(item["grid"])}
+        ground = int(rng.integers(2))
+        item = self._train.item(index, int(rng.integers(6)), ground)
+        return {
+            "image": moved(item["image"], GROUNDS[ground], rng),
+            "views": coarse_views(item["grid"]),
+        }
 
     def loss(self, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
-        """Mean squared error of the coarse views."""
+        """`coarse_loss` of the coarse views."""
         if step:
             self.model.update()
-        error = predict(self.model.network, batch["image"]) - batch["views"]
-        return error.square().mean(), self._clock.scalars()
+        predicted = self.predict(self.model.network, batch["image"])
+        return coarse_loss(predicted, batch["views"], self._scale), self._clock.scalars()
+
+    def predict(self, networks: Any, images: Tensor) -> Tensor:
+        """Coarse views float32 [B, 6, D] of pictures RGB uint8 [B, S, S, 3]."""
+        pixels = images.permute(0, 3, 1, 2).float() / 255
+        found = networks["head"](networks["vision_encoder"](clip_pixels(pixels)).image_embeds)
+        return found.float().unflatten(1, self._mean.shape) + self._mean
 
     @cached_property
     def _val_items(self) -> tuple[Tensor, Tensor]:
         count = len(self._val)
         items = [self._val.item(number, first, first % 2) for number in range(count) for first in range(6)]
         images = torch.from_numpy(np.stack([item["image"] for item in items]))
-        return images, torch.from_numpy(np.stack([coarse(item["grid"]) for item in items]))
+        return images, torch.from_numpy(np.stack([coarse_views(item["grid"]) for item in items]))
 
     @torch.inference_mode()
     def evaluate(self) -> dict[str, float]:
-        """Share of the validation views' variance that the averaged weights explain: 1 is all of it."""
+        """Shares of the validation views' variance that the averaged weights explain."""
         images, views = self._val_items
         found = [
-            predict(self.model.mean, batch.to(self._config.device)).cpu() for batch in images.split(_BATCH)
+            self.predict(self.model.mean, batch.to(self._config.device)).cpu()
+            for batch in images.split(_BATCH)
         ]
-        missed = (torch.cat(found) - views).square().sum()
-        return {"explained": float(1 - missed / (views - views.mean(0)).square().sum())}
+        return explained(torch.cat(found), views)
 
 
-def coarse(grid: np.ndarray) -> np.ndarray:
-    """Latents of six views [C, 3 H, 2 W], averaged over cells: float32 [C * 3 H / 4 * 2 W / 4]."""
-    channels, height, width = grid.shape
-    cells = grid.reshape(channels, height // _CELL, _CELL, width // _CELL, _CELL)
-    return cells.mean((2, 4), dtype=np.float32).reshape(-1)
+@torch.no_grad()
+def start_anew(encoder: Any) -> None:
+    """Give a `CLIPVisionModelWithProjection` new weights from which a small one learns where things are.
+
+    With the library's own all patches look alike to the embedding's token at first, wherever they lie, and
+    it takes several times the steps until it tells left from right.
+    """
+    encoder.load_state_dict(type(encoder)(encoder.config).state_dict())
+    vision = encoder.vision_model
+    embeddings = vision.embeddings
+    side = encoder.config.image_size // encoder.config.patch_size
+    embeddings.position_embedding.weight[1:] = waves(side, encoder.config.hidden_size)
+    nn.init.normal_(embeddings.class_embedding)
+    nn.init.normal_(embeddings.patch_embedding.weight, std=_PATCH_STD)
+    for layer in vision.encoder.layers:
+        attention = layer.self_attn
+        linear = (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj)
+        for module in (*linear, layer.mlp.fc1, layer.mlp.fc2):
+            nn.init.xavier_uniform_(module.weight)
+        for module in linear[:2]:
+            module.weight.mul_(_SHARPER)
 
 
-def predict(networks: Any, images: Tensor) -> Tensor:
-    """Coarse views float32 [B, D] of pictures RGB uint8 [B, S, S, 3]."""
-    pixels = images.permute(0, 3, 1, 2).float() / 255
-    return networks["head"](networks["vision_encoder"](clip_pixels(pixels)).image_embeds).float()
+def waves(side: int, width: int) -> Tensor:
+    """Sines and cosines of the places of a square's patches, row by row: [side ** 2, width]."""
+    count = width // 4
+    rates = math.pi / 2 * 100.0 ** (-torch.arange(count) / count)
+    places = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    angles = [place.reshape(-1, 1) * rates for place in places]
+    return torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)

@@ -4,7 +4,8 @@
     python pseudolabels/zero123plus/train_small.py --data small/data --out small/run --time-limit 100
 
 Stages: the autoencoder; the latents of all pictures; the denoiser with captions; the vision encoder; the
-denoiser with views; figures. Run it again to continue. The pipeline so far is written to `<out>/pipeline`.
+layout of six views; the denoiser with views; figures. Run it again to continue. The pipeline so far is
+written to `<out>/pipeline`.
 `--start FOLDER` goes on from a pipeline that is there; with `--caption_steps 0` as well, it learns views
 alone.
 """
@@ -60,8 +61,10 @@ class Stage:
 
 
 CAPTIONS = Stage("captions", "caption", "-loss", ("unet", "text_encoder"))
-VISION = Stage("vision", "vision", "explained", ("vision_encoder",))
+VISION = Stage("vision", "vision", "explained_apart", ("vision_encoder",))
+LAYOUT = Stage("layout", "layout", "explained_apart", ("unet", "vision_encoder"))
 VIEWS = Stage("views", "view", "-loss", ("unet", "vision_encoder"))
+VISION_LR = 2.5  # times the learning rate of the other stages
 
 
 class Training:
@@ -216,7 +219,7 @@ class Training:
         write_json(self.config.out / "metrics.json", self.metrics)
         place = ", ".join(
             f"{name} {self.metrics[name]['step']} of {self.metrics[name]['steps']} steps"
-            for name in ("vae", "captions", "vision", "views")
+            for name in ("vae", "captions", "vision", "layout", "views")
             if name in self.metrics
         )
         say(f"train_small: {place}" + ("" if finished else "; run again"))
@@ -253,6 +256,11 @@ class Training:
             if not result.finished or self.over():
                 return False
             inputs["vision"] = file_hash(result.best_path)[:16]
+        if self.config.layout_steps:
+            result = self._learn(LAYOUT, self._layout_task(rings, pictures["train"]), inputs)
+            if not result.finished or self.over():
+                return False
+            inputs["layout"] = file_hash(result.best_path)[:16]
         finished = self._learn(VIEWS, self._views_task(rings, pictures["train"]), inputs).finished
         self.export()
         if not finished and not self.config.figures:
@@ -270,7 +278,13 @@ class Training:
     def _vision_task(self, rings: Mapping[str, Any]) -> Any:
         from pseudolabels.zero123plus.small_vision_task import VisionTask
 
-        return VisionTask(self.pipeline, rings["train"], rings["val"], self.task_config())
+        settings = self.task_config(lr=VISION_LR * self.config.lr)
+        return VisionTask(self.pipeline, rings["train"], rings["val"], settings)
+
+    def _layout_task(self, rings: Mapping[str, Any], captions: Any) -> Any:
+        from pseudolabels.zero123plus.small_layout_task import LayoutTask
+
+        return LayoutTask(self.pipeline, rings["train"], rings["val"], captions, self.task_config())
 
     def _views_task(self, rings: Mapping[str, Any], captions: Any) -> Any:
         from pseudolabels.zero123plus.small_views_task import ViewsTask

@@ -19,6 +19,7 @@ from pseudolabels.zero123plus.small_data import (
     ViewFolder,
     all_images,
     grid_places,
+    moved,
     over,
 )
 from pseudolabels.zero123plus.small_latents import PictureLatents, RingLatents
@@ -34,13 +35,15 @@ from pseudolabels.zero123plus.small_views_task import ViewsTask
 from pseudolabels.zero123plus.train_small import Config, run
 from wildshape.errors import UserError
 
+STAGES = ("vae", "captions", "vision", "layout", "views")
+
 
 @pytest.fixture
 def config(tiny_views, tmp_path):
     return Config(
         data=tiny_views, out=tmp_path / "run", vae_steps=2, vae_batch=4, caption_steps=2, caption_batch=4,
-        vision_steps=2, vision_batch=4, view_steps=2, view_batch=2, eval_every=2, animals=2, threads=1,
-        sampling_steps=2,
+        vision_steps=2, vision_batch=4, layout_steps=2, layout_batch=4,
+        view_steps=2, view_batch=2, eval_every=2, animals=2, threads=1, sampling_steps=2,
     )  # fmt: skip
 
 
@@ -69,13 +72,14 @@ def test_all_stages_and_the_same_after_a_stop(config, tiny_sizes, tmp_path, caps
     assert metrics["finished"] and json.loads((config.out / "metrics.json").read_text())["finished"]
     assert set(metrics["vae"]) >= {"psnr", "cpu_hours"}
     assert set(metrics["captions"]) >= {"loss", "loss_shuffled", "loss_without", "attention_head"}
-    assert metrics["vision"]["explained"] < 1 and metrics["vision"]["cpu_hours"] > 0
+    for stage in ("vision", "layout"):
+        assert metrics[stage]["explained_apart"] < 1 and metrics[stage]["cpu_hours"] > 0
     assert set(metrics["views"]) >= {"loss", "loss_shuffled"}
     assert set(metrics["six_views"]) >= {"psnr_model", "iou_model", "psnr_mean", "iou_nearest"}
     assert metrics["captions_after_views"]["loss"] > 0
     assert metrics["bytes"] < 10e6 and metrics["cpu_hours"] > 0
     assert (config.out / "six_views.png").stat().st_size > 1000
-    steps = ", ".join(f"{stage} 2 of 2 steps" for stage in ("vae", "captions", "vision", "views"))
+    steps = ", ".join(f"{stage} 2 of 2 steps" for stage in STAGES)
     assert f"{steps}\n" in capsys.readouterr().out
 
     before = (config.out / "views" / "last.pt").stat().st_mtime_ns
@@ -109,16 +113,16 @@ def test_all_stages_and_the_same_after_a_stop(config, tiny_sizes, tmp_path, caps
 
 @pytest.mark.slow
 def test_the_same_after_stopping_at_every_step(config, tiny_sizes, tmp_path):
-    """Fourteen calls, each of which loads the libraries' models anew."""
+    """Sixteen calls, each of which loads the libraries' models anew."""
     run(config, tiny_sizes)
     stopping = replace(config, out=tmp_path / "stopped", time_limit=1e-9)
     calls = 0
     while not run(stopping, tiny_sizes)["finished"]:
         calls += 1
-        assert calls < 16
-    # Two steps of four stages (the second of the last goes on to the figures), three more files of latents
+        assert calls < 20
+    # Two steps of five stages (the second of the last goes on to the figures), three more files of latents
     # (the last is followed by a step), and one animal.
-    assert calls == 12
+    assert calls == 14
     assert_same_weights(config.out / "pipeline", stopping.out / "pipeline")
 
 
@@ -178,6 +182,27 @@ def test_pictures_over_another_ground():
         over(pixel, 255), [[255, 255, 255], [40, 50, 60], np.rint([84 + 128 * (128 / 255)] * 3)]
     )
     np.testing.assert_array_equal(over(pixel, GREY), pixel[:, :3])
+
+
+def test_pictures_are_moved_and_partly_hidden():
+    picture = np.full((32, 32, 3), GREY, np.uint8)
+    picture[10:20, 12:18] = 7
+    seen = set()
+    for seed in range(60):
+        made = moved(picture, GREY, np.random.default_rng(seed))
+        assert made.shape == picture.shape and set(np.unique(made)) <= {7, GREY}
+        animal = (made == 7).all(2)
+        assert animal.sum() <= 60
+        if animal.sum() == 60:
+            top, left = np.argwhere(animal).min(0) - (10, 12)
+            assert (
+                max(abs(top), abs(left)) <= 2 and animal[10 + top : 20 + top, 12 + left : 18 + left].all()
+            )
+            seen.add((top, left))
+    assert len(seen) > 10
+    hidden = sum((moved(picture, GREY, np.random.default_rng(seed)) == 7).sum() < 180 for seed in range(60))
+    assert 5 < hidden < 35
+    assert (picture == 7).sum() == 180
 
 
 def test_views_go_round_from_the_input():
