@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from prepare_data.download_images import by_status, finish_pool
 from prepare_data.imagefile import BadImage, inspect_image
 from wildshape.cli import CommonConfig, say, script_main
 from wildshape.errors import UserError
-from wildshape.files import atomic_write
+from wildshape.files import atomic_write, file_hash
 from wildshape.near_duplicates import MAX_DISTANCE
 from wildshape.stage import MapOptions, MapStage, Provenance, run_map
 from wildshape.tables import Table, make_record_id
@@ -51,6 +52,20 @@ def find_photos(folder: Path) -> tuple[list[Path], int]:
     )
     photos = [path for path in files if path.suffix.lower() in SUFFIXES]
     return photos, len(files) - len(photos)
+
+
+def listing(names: Sequence[str], photos: Sequence[Path]) -> str:
+    """A hash of photos' names and contents: a folder that was copied anew is the same folder."""
+
+    def content(path: Path) -> str:
+        try:
+            return file_hash(path)
+        except OSError:  # the stage says so of the photo
+            return "unreadable"
+
+    with ThreadPoolExecutor() as pool:
+        lines = [f"{name}\0{found}\n" for name, found in zip(names, pool.map(content, photos))]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:24]
 
 
 class FolderStage(MapStage):
@@ -130,12 +145,8 @@ def images_from_folder(config: Config, workspace: Workspace) -> tuple[Table, int
             for name, path in zip(names, photos)
         ],
     )
-    listing = hashlib.sha256()
-    for name, path in zip(names, photos):
-        stat = path.stat()
-        listing.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     settings = {"folder": str(folder), "copy": config.copy, "min_side": config.min_side}
-    provenance = Provenance("add_folder", settings, {str(folder): listing.hexdigest()[:24]})
+    provenance = Provenance("add_folder", settings, {str(folder): listing(names, photos)})
     copy_to = workspace.images_dir if config.copy else None
     downloads = run_map(
         lambda: FolderStage(workspace.root, config.min_side, copy_to),
