@@ -54,6 +54,20 @@ def mean_iou(found: np.ndarray, true: np.ndarray) -> float:
     return float(np.where(union > 0, shared / np.maximum(union, 1), 1.0).mean())
 
 
+def own_view(views: np.ndarray, true: np.ndarray) -> float:
+    """Share of views that look, pixel by pixel, most like the true one at their own place of the six.
+
+    Colours are the same all around, so this says whether an animal faces the right way; 1/6 is chance.
+
+    Args:
+        views: uint8 [N, 6, S, S, 3].
+        true: The same.
+    """
+    flat, real = (pictures.reshape(*pictures.shape[:2], -1).astype(np.float64) for pictures in (views, true))
+    distances = np.square(flat[:, :, None] - real[:, None]).sum(-1)
+    return float((distances.argmin(2) == np.arange(views.shape[1])).mean())
+
+
 def truth(rings: Rings, animals: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Inputs RGB [N, S, S, 3], their views RGB [N, 6, S, S, 3] and silhouettes bool [N, 6, S, S].
 
@@ -150,6 +164,7 @@ def compare(views: np.ndarray, images: np.ndarray, val: Rings, train: Rings) -> 
     for name, (pictures, found) in every.items():
         figures[f"psnr_{name}"] = mean_psnr(pictures, true)
         figures[f"iou_{name}"] = mean_iou(found, shapes)
+        figures[f"own_{name}"] = own_view(pictures, true)
     return figures
 
 

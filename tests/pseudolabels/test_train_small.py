@@ -353,6 +353,14 @@ def test_figures_by_hand():
     np.testing.assert_array_equal(small_metrics.silhouettes(shown), [[False, True]])
 
 
+def test_whether_views_face_the_right_way():
+    true = np.random.default_rng(0).integers(0, 256, (2, 6, 4, 4, 3), dtype=np.uint8)
+    assert small_metrics.own_view(true // 2 + 60, true) == 1
+    turned = np.roll(true, 1, axis=1)
+    turned[1] = true[1]
+    assert small_metrics.own_view(turned, true) == 0.5
+
+
 def test_the_nearest_input_of_a_known_animal_is_itself():
     rings = made_up_rings(3, 0)
     images, views, shapes = small_metrics.truth(rings, 3)
@@ -361,7 +369,7 @@ def test_the_nearest_input_of_a_known_animal_is_itself():
     np.testing.assert_array_equal(found_shapes, shapes)
     figures = small_metrics.compare(views, images, rings, rings)
     assert figures["iou_nearest"] == 1 and figures["psnr_nearest"] == figures["psnr_model"] == 100
-    assert figures["psnr_mean"] < 20
+    assert figures["psnr_mean"] < 20 and figures["own_model"] == 1
 
 
 def test_the_mean_view_is_the_mean_over_rings_and_azimuths():
