@@ -307,8 +307,9 @@ def test_attention_under_autocast_is_that_of_float32():
 
 
 def test_averaged_weights_by_hand():
-    model = Averaged(torch.nn.Linear(1, 1, bias=False), decay=0.5)
-    start = model.mean.weight.item()
+    linear = torch.nn.Linear(1, 1, bias=False)
+    start = linear.weight.data.fill_(0.5).item()
+    model = Averaged(linear, decay=0.5)
     model.network.weight.data += 1
     model.update()  # keeps a tenth of the first
     assert model.mean.weight.item() == pytest.approx(start + 0.9)
