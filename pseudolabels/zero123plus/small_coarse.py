@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from pseudolabels.zero123plus.pipeline import GRID
-from pseudolabels.zero123plus.small_latents import RingLatents
+from pseudolabels.zero123plus.small_data import moved
+from pseudolabels.zero123plus.small_latents import GROUNDS, RingLatents
 
 CELL = 4  # latents a side that are averaged
 _COMMON = 0.3  # weight of what the views have in common
@@ -37,6 +38,13 @@ def coarse_grid(grid: Tensor) -> Tensor:
     count, channels, height, width = grid.shape
     cells = grid.reshape(count, channels, rows, height // rows, columns, width // columns)
     return cells.permute(0, 2, 4, 1, 3, 5).reshape(count, rows * columns, -1)
+
+
+def coarse_item(rings: RingLatents, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """One of an animal's inputs, moved a little, uint8 [S, S, 3], and its coarse views [6, D]."""
+    first, ground = int(rng.integers(6)), int(rng.integers(2))
+    item = rings.item(index, first, ground)
+    return {"image": moved(item["image"], GROUNDS[ground], rng), "views": coarse_views(item["grid"])}
 
 
 @dataclass(frozen=True)

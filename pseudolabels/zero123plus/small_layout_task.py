@@ -21,13 +21,13 @@ from pseudolabels.zero123plus.pipeline import GRID, Zero123PlusPipeline, ramped
 from pseudolabels.zero123plus.small_coarse import (
     CELL,
     coarse_grid,
+    coarse_item,
     coarse_loss,
     coarse_scale,
     coarse_views,
     explained,
 )
-from pseudolabels.zero123plus.small_data import moved
-from pseudolabels.zero123plus.small_latents import GROUNDS, PictureLatents, RingLatents
+from pseudolabels.zero123plus.small_latents import PictureLatents, RingLatents
 from pseudolabels.zero123plus.small_model import clip_pixels
 from pseudolabels.zero123plus.small_rehearsal import Rehearsal
 from pseudolabels.zero123plus.small_training import CpuClock, TaskConfig, quick_attention
@@ -64,6 +64,7 @@ class LayoutTask:
     ) -> None:
         self._train, self._val, self._config = train, val, config
         self._scale = coarse_scale(train)
+        self._shape = train.item(0, 0, 0)["grid"].shape
         unet = pipeline.unet
         width, channels = unet.config.block_out_channels[-1], unet.config.out_channels
         with torch.random.fork_rng(devices=[]):
@@ -99,13 +100,10 @@ class LayoutTask:
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """An input, its coarse views, noise for a batch, and a captioned picture to rehearse."""
-        ground = int(rng.integers(2))
-        item = self._train.item(index, int(rng.integers(6)), ground)
         last = self.noise.config.num_train_timesteps
         return {
-            "image": moved(item["image"], GROUNDS[ground], rng),
-            "views": coarse_views(item["grid"]),
-            "noise": rng.standard_normal(item["grid"].shape, dtype=np.float32),
+            **coarse_item(self._train, index, rng),
+            "noise": rng.standard_normal(self._shape, dtype=np.float32),
             "timestep": rng.integers(int(_NOISIEST * last), last),
             **self._rehearsal.sample(rng),
         }

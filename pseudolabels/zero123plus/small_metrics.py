@@ -63,7 +63,9 @@ def own_view(views: np.ndarray, true: np.ndarray) -> float:
         views: uint8 [N, 6, S, S, 3].
         true: The same.
     """
-    flat, real = (pictures.reshape(*pictures.shape[:2], -1).astype(np.float64) for pictures in (views, true))
+    flat, real = (
+        pictures.reshape(*pictures.shape[:2], -1).astype(np.float64) for pictures in (views, true)
+    )
     distances = np.square(flat[:, :, None] - real[:, None]).sum(-1)
     return float((distances.argmin(2) == np.arange(views.shape[1])).mean())
 

@@ -16,9 +16,14 @@ from torch import Tensor, nn
 
 from pseudolabels.zero123plus.averaged import Averaged
 from pseudolabels.zero123plus.pipeline import Zero123PlusPipeline
-from pseudolabels.zero123plus.small_coarse import coarse_loss, coarse_scale, coarse_views, explained
-from pseudolabels.zero123plus.small_data import moved
-from pseudolabels.zero123plus.small_latents import GROUNDS, RingLatents
+from pseudolabels.zero123plus.small_coarse import (
+    coarse_item,
+    coarse_loss,
+    coarse_scale,
+    coarse_views,
+    explained,
+)
+from pseudolabels.zero123plus.small_latents import RingLatents
 from pseudolabels.zero123plus.small_model import clip_pixels
 from pseudolabels.zero123plus.small_training import CpuClock, TaskConfig
 
@@ -63,12 +68,7 @@ class VisionTask:
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """An input of an animal, and its coarse views."""
-        ground = int(rng.integers(2))
-        item = self._train.item(index, int(rng.integers(6)), ground)
-        return {
-            "image": moved(item["image"], GROUNDS[ground], rng),
-            "views": coarse_views(item["grid"]),
-        }
+        return coarse_item(self._train, index, rng)
 
     def loss(self, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
         """`coarse_loss` of the coarse views."""

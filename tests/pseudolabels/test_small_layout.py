@@ -50,8 +50,8 @@ def test_it_lays_out_views_of_animals_that_it_never_saw(tiny_sizes):
     task = LayoutTask(pipeline, *rings, a_few_pictures(), config)
     before = {name: value.clone() for name, value in pipeline.unet.state_dict().items()}
     assert task.evaluate()["explained_apart"] < 0.1
-    train(task, 110, 4)
-    assert task.evaluate()["explained_apart"] > 0.6
+    train(task, 90, 8)
+    assert task.evaluate()["explained_apart"] > 0.5
     # The outer level learns from the rehearsed captions alone.
     changed = {
         name for name, value in pipeline.unet.state_dict().items() if not torch.equal(value, before[name])
