@@ -187,9 +187,12 @@ def middle(unet: Any, noise: Tensor, timestep: Tensor, tokens: Tensor, empty: Te
         time = unet.time_embedding(unet.time_proj(timestep).to(noise.dtype))
         hidden = unet.conv_in(noise)
         for block in outer:
-            given = {"encoder_hidden_states": empty} if getattr(block, "has_cross_attention", False) else {}
-            hidden, _ = block(hidden, time, **given)
+            hidden = _downwards(block, hidden, time, empty)
     time = time.expand(len(tokens), -1)
-    given = {"encoder_hidden_states": tokens} if getattr(inner, "has_cross_attention", False) else {}
-    hidden, _ = inner(hidden.expand(len(tokens), -1, -1, -1), time, **given)
+    hidden = _downwards(inner, hidden.expand(len(tokens), -1, -1, -1), time, tokens)
     return unet.mid_block(hidden, time, encoder_hidden_states=tokens)
+
+
+def _downwards(block: Any, hidden: Tensor, time: Tensor, tokens: Tensor) -> Tensor:
+    given = {"encoder_hidden_states": tokens} if getattr(block, "has_cross_attention", False) else {}
+    return block(hidden, time, **given)[0]

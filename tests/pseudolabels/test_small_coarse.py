@@ -46,7 +46,7 @@ def test_colour_and_direction_are_told_apart():
     assert shares["explained"] == pytest.approx(1)
     turned = views.clone()
     turned[1] = -turned[1]
-    shares = explained(torch.zeros_like(turned), turned - turned.mean(0) + 0)
+    shares = explained(torch.zeros_like(turned), turned - turned.mean(0))
     assert shares["explained"] == pytest.approx(0)
 
 
@@ -62,7 +62,7 @@ def test_the_share_of_differences_is_blind_to_what_views_have_in_common():
 def test_a_loss_of_one_for_a_guess_of_the_mean():
     rng = np.random.default_rng(3)
     targets = rng.standard_normal((64, 2, 6, 4, 4, 4)).astype(np.float16)
-    rings = RingLatents(targets[:, :, :], targets, np.zeros((64, 6, 16, 16, 4), np.uint8))
+    rings = RingLatents(targets, targets, np.zeros((64, 6, 16, 16, 4), np.uint8))
     scale = coarse_scale(rings)
     assert scale.mean.shape == (6, 4)
     # 16 latents of variance 1 are averaged; six views share a sixth of that.

@@ -51,7 +51,7 @@ def test_it_lays_out_views_of_animals_that_it_never_saw(tiny_sizes):
     before = {name: value.clone() for name, value in pipeline.unet.state_dict().items()}
     assert task.evaluate()["explained_apart"] < 0.1
     train(task, 90, 8)
-    assert task.evaluate()["explained_apart"] > 0.5
+    assert task.evaluate()["explained_apart"] > 0.6
     # The outer level learns from the rehearsed captions alone.
     changed = {
         name for name, value in pipeline.unet.state_dict().items() if not torch.equal(value, before[name])

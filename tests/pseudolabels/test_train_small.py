@@ -119,7 +119,7 @@ def test_the_same_after_stopping_at_every_step(config, tiny_sizes, tmp_path):
     calls = 0
     while not run(stopping, tiny_sizes)["finished"]:
         calls += 1
-        assert calls < 20
+        assert calls < 18
     # Two steps of five stages (the second of the last goes on to the figures), three more files of latents
     # (the last is followed by a step), and one animal.
     assert calls == 14
