@@ -15,7 +15,6 @@ from pseudolabels.zero123plus.averaged import Averaged
 from pseudolabels.zero123plus.pipeline import Zero123PlusPipeline
 from pseudolabels.zero123plus.small_latents import PictureLatents
 from pseudolabels.zero123plus.small_training import (
-    DROPPED,
     CpuClock,
     TaskConfig,
     WordIds,
@@ -58,15 +57,7 @@ class CaptionTask:
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Latents, noise, timestep and caption of a picture."""
-        caption = self._train.captions[index].sample(rng)
-        text = "" if rng.random() < DROPPED else caption
-        latents = self._train.latents[index].astype(np.float32)
-        return {
-            "latents": latents,
-            "ids": self.ids(text),
-            "noise": rng.standard_normal(latents.shape, dtype=np.float32),
-            "timestep": rng.integers(self.noise.config.num_train_timesteps),
-        }
+        return self._train.sample(index, self.ids, self.noise.config.num_train_timesteps, rng)
 
     def loss(self, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
         """Mean squared error of v."""

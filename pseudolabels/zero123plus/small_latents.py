@@ -13,7 +13,7 @@ import torch
 from pseudolabels.zero123plus.pipeline import GRID
 from pseudolabels.zero123plus.small_data import GREY, WHITE, Caption, ViewFolder, grid_places, over
 from pseudolabels.zero123plus.small_model import vae_pixels
-from pseudolabels.zero123plus.small_training import to_pixels
+from pseudolabels.zero123plus.small_training import DROPPED, to_pixels
 from wildshape.files import atomic_write
 from wildshape.stage import progress
 
@@ -34,6 +34,20 @@ class PictureLatents:
     latents: np.ndarray
     captions: tuple[Caption, ...]
     parts: np.ndarray
+
+    def sample(
+        self, index: int, ids: Callable[[str], np.ndarray], timesteps: int, rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        """Latents of a picture, a caption of it or none as `ids`, noise, and one of so many timesteps."""
+        caption = self.captions[index].sample(rng)
+        text = "" if rng.random() < DROPPED else caption
+        latents = self.latents[index].astype(np.float32)
+        return {
+            "latents": latents,
+            "ids": ids(text),
+            "noise": rng.standard_normal(latents.shape, dtype=np.float32),
+            "timestep": rng.integers(timesteps),
+        }
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,9 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 from pseudolabels.zero123plus.small_latents import PictureLatents
-from pseudolabels.zero123plus.small_training import DROPPED, WordIds, caption_error
+from pseudolabels.zero123plus.small_training import WordIds, caption_error
+
+_PREFIX = "rehearsal_"  # of columns in a batch that holds others as well
 
 
 class Rehearsal:
@@ -33,21 +35,10 @@ class Rehearsal:
     def sample(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """A picture, its caption, noise and a timestep."""
         number = int(rng.integers(len(self._captions.captions)))
-        text = "" if rng.random() < DROPPED else self._captions.captions[number].sample(rng)
-        latents = self._captions.latents[number].astype(np.float32)
-        return {
-            "rehearsal": latents,
-            "rehearsal_noise": rng.standard_normal(latents.shape, dtype=np.float32),
-            "rehearsal_timestep": rng.integers(self._noise.config.num_train_timesteps),
-            "ids": self._ids(text),
-        }
+        item = self._captions.sample(number, self._ids, self._noise.config.num_train_timesteps, rng)
+        return {_PREFIX + name: value for name, value in item.items()}
 
     def error(self, unet: Any, batch: dict[str, Tensor]) -> Tensor:
         """Mean squared error of v."""
-        items = {
-            "latents": batch["rehearsal"],
-            "noise": batch["rehearsal_noise"],
-            "timestep": batch["rehearsal_timestep"],
-            "ids": batch["ids"],
-        }
+        items = {name.removeprefix(_PREFIX): of for name, of in batch.items() if name.startswith(_PREFIX)}
         return caption_error(unet, self._text_encoder, self._noise, items).mean()
