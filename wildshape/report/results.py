@@ -168,11 +168,13 @@ def judge(arms: Sequence[Arm]) -> Verdict:
     """Whether selected pseudo-labels helped, said from the numbers alone."""
     labels = next((arm for arm in arms if arm.role == "labels" and arm.auc), None)
     chosen = [arm for arm in arms if arm.role == "selected" and arm.auc]
-    ceiling = next((arm for arm in arms if arm.role == "ceiling" and arm.auc), None)
     if labels is None or not chosen:
         absent = "with labels only" if labels is None else "with selected pseudo-labels"
         return Verdict(f"No verdict yet: the 3D model {absent} has not been measured.", "missing")
-    if len({labels.split, *(arm.split for arm in chosen)}) > 1:
+    same = [arm for arm in arms if arm.split == labels.split]
+    ceiling = next((arm for arm in same if arm.role == "ceiling" and arm.auc), None)
+    chosen = [arm for arm in chosen if arm.split == labels.split]
+    if not chosen:
         return Verdict("No verdict: the arms were measured on different splits.", "missing")
     best = chosen[0] if len(chosen) == 1 else max(chosen, key=lambda arm: arm.auc.value)
     return _judge_pair(labels, best, ceiling, of_several=len(chosen))

@@ -92,6 +92,12 @@ def test_different_splits_are_not_compared():
     assert verdict.tone == "missing" and "different splits" in verdict.text
 
 
+def test_an_arm_of_another_split_is_left_out():
+    arms = [arm("labels", 60), arm("selected", 66)]
+    others = [arm("selected", 90, split="val"), arm("ceiling", 99, split="val")]
+    assert judge([*arms, *others]) == judge(arms)
+
+
 def test_validation_numbers_are_called_so():
     verdict = judge([arm("labels", 60, split="val"), arm("selected", 70, split="val")])
     assert "on the val split, not on test" in verdict.text
