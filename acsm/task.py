@@ -94,6 +94,10 @@ class ShapeTask:
         index = self._choose(index, rng)
         return self._weighted(self.samples.sample(index, rng), index)
 
+    def shown(self, index: int, rng: np.random.Generator) -> str:
+        """The animal of which `sample` gives a crop."""
+        return self.samples.records.instance_ids[self._choose(index, rng)]
+
     def _weighted(self, item: dict[str, np.ndarray], index: int) -> dict[str, np.ndarray]:
         """A sample with the weight of its keypoints, where web animals have one of their own."""
         if self.config.web_weight == 1:

@@ -174,6 +174,10 @@ class PoseTask:
         """One augmented crop (see `PoseSamples.sample`)."""
         return self.samples.sample(index, rng)
 
+    def shown(self, index: int, rng: np.random.Generator) -> str:
+        """The animal of which `sample` gives a crop."""
+        return self.samples.records.instance_ids[index]
+
     def loss(self, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
         """The published loss of a batch, and that of keypoints that are not seen if asked for."""
         heatmaps = self.model(normalise(batch["crop"])).float()

@@ -43,21 +43,26 @@ def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
 _PERMUTATIONS: dict[tuple[int, int, int], np.ndarray] = {}
 
 
-def _make_batch(task: TrainTask, config: FitConfig, step: int) -> tuple[dict[str, Tensor], list[int]]:
+def stream_rng(seed: int, position: int) -> np.random.Generator:
+    """What the sample at a position of the stream draws from."""
+    return np.random.default_rng([seed, 2, position])
+
+
+def _make_batch(
+    task: TrainTask, config: FitConfig, step: int
+) -> tuple[dict[str, Tensor], list[tuple[int, int]]]:
     pairs = batch_items(len(task), config.batch_size, config.seed, step)[own_slice(config.batch_size)]
-    samples = [
-        task.sample(item, np.random.default_rng([config.seed, 2, position])) for position, item in pairs
-    ]
+    samples = [task.sample(item, stream_rng(config.seed, position)) for position, item in pairs]
     batch = {
         name: torch.from_numpy(np.stack([np.asarray(sample[name]) for sample in samples]))
         for name in samples[0]
     }
-    return batch, [item for _, item in pairs]
+    return batch, pairs
 
 
 def batches(
     task: TrainTask, config: FitConfig, first: int
-) -> Iterator[tuple[int, dict[str, Tensor], list[int]]]:
+) -> Iterator[tuple[int, dict[str, Tensor], list[tuple[int, int]]]]:
     """Batches in order, prepared ahead by threads (image decoding and warping release the GIL).
 
     Args:
@@ -66,7 +71,7 @@ def batches(
         first: The step to begin with.
 
     Yields:
-        Step, batch and its items; of several processes each its own slice.
+        Step, batch, and `batch_items` of it; of several processes each its own slice.
     """
     with ThreadPoolExecutor(max(config.num_workers, 1)) as pool:
         ahead: deque[tuple[int, Future]] = deque()

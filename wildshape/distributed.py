@@ -79,11 +79,19 @@ def mean_scalars(scalars: Mapping[str, float]) -> dict[str, float]:
     """Logged numbers averaged by name over the processes that have them; the same on all processes."""
     if not together():
         return dict(scalars)
-    every: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(every, dict(scalars))
+    every = every_process(dict(scalars))
     names = list(dict.fromkeys(name for found in every for name in found))
     having = {name: [found[name] for found in every if name in found] for name in names}
     return {name: sum(values) / len(values) for name, values in having.items()}
+
+
+def every_process(value: Any) -> list[Any]:
+    """What every process has, picklable, in the processes' order; the same on all of them."""
+    if not together():
+        return [value]
+    every: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(every, value)
+    return every
 
 
 def shared_count(count: Tensor, least: float = 1.0) -> Tensor:

@@ -31,6 +31,7 @@ from wildshape.distributed import (
     told_by_first,
 )
 from wildshape.errors import UserError
+from wildshape.finite import at_fault, expect_numbers, kept
 from wildshape.monitor import Monitor
 from wildshape.processes import is_first_process
 from wildshape.stage import Provenance, progress
@@ -106,10 +107,10 @@ def fit_config(settings: Any, **chosen: Any) -> FitConfig:
 class TrainTask(Protocol):
     """What a stage supplies to be trained.
 
-    A task may have more: `pictures()` for a monitor; `compiled`, the module that --compile compiles (by
-    default the model); `parameters_rest(step)`, whether a step leaves parameters without a gradient, which
-    processes that train together must know. Where a loss divides by what a batch counts, it does so by
-    `wildshape.distributed.shared_count`.
+    A task may have more: `pictures()` for a monitor; `shown(index, rng)`, a name for what `sample` draws;
+    `compiled`, the module that --compile compiles (by default the model); `parameters_rest(step)`, whether
+    a step leaves parameters without a gradient, which processes that train together must know. Where a loss
+    divides by what a batch counts, it does so by `wildshape.distributed.shared_count`.
     """
 
     model: nn.Module
@@ -172,7 +173,7 @@ def fit(
 
     Raises:
         UserError: if `out_dir` holds a training with other settings, there are fewer items than a batch,
-            a batch cannot be divided among the processes, or the loss stops being a number.
+            a batch cannot be divided among the processes, or the loss or the weights stop being numbers.
     """
     if len(task) < config.batch_size:
         raise UserError(
@@ -201,7 +202,7 @@ def _train(
     bar = progress(title=config.title, total=config.steps, unit="step", initial=start)
     task.model.train()
     with bar, log:
-        for step, batch, items in batches(task, config, start):
+        for step, batch, pairs in batches(task, config, start):
             batch = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
             factor = config.lr_factor(step)
             for group, lr in zip(task.optimizer.param_groups, base_lr):
@@ -210,11 +211,12 @@ def _train(
                 loss, scalars = loss_of(batch, step)
             late = config.time_limit is not None and time.monotonic() - began > 60 * config.time_limit
             # What any process has is told to all, so that they stop together.
-            value, lateness = mean_over_processes([float(loss.detach()), float(late)], device)
+            own = float(loss.detach())
+            value, lateness = mean_over_processes([own, float(late)], device)
             if not math.isfinite(value):
                 raise UserError(
-                    f"the loss became {value} at step {step} (items {items[:8]}...); the last good "
-                    f"state is {keeper.last_path}; lower --lr, or look at these items"
+                    f"the loss became {value} at step {step}, of {at_fault(task, config, batch, pairs, own)}; "
+                    f"{kept(keeper.last_path)}; lower --lr, or look at these"
                 )
             task.optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -222,6 +224,8 @@ def _train(
             step += 1
             bar.update()
             stopped = lateness > 0 and step < config.steps
+            if stopped or step % config.eval_every == 0 or step == config.steps:
+                expect_numbers(task.model, step, keeper.last_path)
             if step % config.log_every == 0 or step == config.steps:
                 bar.set_postfix(loss=f"{value:.4g}", refresh=False)
                 log.write(step=step, loss=value, lr=base_lr[0] * factor, **mean_scalars(scalars))

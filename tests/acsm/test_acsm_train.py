@@ -1,3 +1,4 @@
+import copy
 import json
 import shutil
 from dataclasses import replace
@@ -206,6 +207,27 @@ def test_pseudo_labels_join_the_labels(shared):
     assert len(everything) == 5 and len(some) == 2
 
 
+def test_an_animal_that_is_drawn_in_place_of_another_is_named(shared, monkeypatch):
+    """As --label_share does, in the same draws."""
+    workspace, _ = shared
+    named, taken = [], []
+    of_task, of_samples = train.ShapeTask.sample, ShapeSamples.sample
+
+    def naming(task, index, rng):
+        named.append(task.shown(index, copy.deepcopy(rng)))
+        return of_task(task, index, rng)
+
+    def taking(samples, index, rng):
+        taken.append(samples.records.instance_ids[index])
+        return of_samples(samples, index, rng)
+
+    monkeypatch.setattr(train.ShapeTask, "sample", naming)
+    monkeypatch.setattr(ShapeSamples, "sample", taking)
+    web = {"use_web_images": True, "web_images_num": 3, "filter": "kpconf"}
+    train.run(config(arm="share", label_share=0.9, **web), workspace)
+    assert named == taken and len(set(named)) > 2
+
+
 def test_starting_from_checkpoints(shared, tmp_path):
     workspace, _ = shared
     best = workspace.checkpoint_dir("acsm/labels") / "best.pt"
@@ -350,7 +372,7 @@ def test_a_loss_that_is_no_number_stops_and_names_the_items(tmp_path, monkeypatc
         return (loss * float("nan") if step == 3 else loss), terms
 
     monkeypatch.setattr(train.ShapeTask, "loss", broken)
-    with pytest.raises(UserError, match=r"the loss became nan at step 3 \(items"):
+    with pytest.raises(UserError, match=r"the loss became nan at step 3, of i\d, i\d"):
         train.run(config(), workspace)
     kept = torch.load(workspace.checkpoint_dir("acsm/labels") / "last.pt", weights_only=True)
     assert kept["step"] == 2 and all(v.isfinite().all() for v in kept["model"].values())

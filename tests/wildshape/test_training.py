@@ -152,6 +152,12 @@ def test_other_settings_are_refused_but_may_replace(tmp_path):
     assert fit_toy(ToyTask(), tmp_path / "a", steps=30, overwrite=True).step == 30
 
 
+def assert_last_good(folder, step):
+    state = load_checkpoint(folder / "last.pt", "pose")
+    assert state["step"] == step
+    assert all(torch.isfinite(value).all() for value in state["model"].values())
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(tmp_path, value):
     class Bad(ToyTask):
@@ -159,12 +165,60 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(tmp_path, 
             loss, scalars = super().loss(batch, step)
             return (loss * value if step == 12 else loss), scalars
 
-    message = rf"the loss became {value} at step 12 \(items \[\d.*last\.pt; lower --lr"
+    items = ", ".join(str(item) for _, item in batch_items(10, 4, 0, 12))
+    message = rf"the loss became {value} at step 12, of {items}; .*last\.pt; lower --lr"
     with pytest.raises(UserError, match=message):
         fit_toy(Bad(), tmp_path / "a")
-    state = load_checkpoint(tmp_path / "a/last.pt", "pose")
-    assert state["step"] == 10
-    assert all(torch.isfinite(value).all() for value in state["model"].values())
+    assert_last_good(tmp_path / "a", 10)
+
+
+class Steep(ToyTask):
+    """At one step the loss is a number, its gradient none."""
+
+    at_step = 0
+
+    def loss(self, batch, step):
+        loss, scalars = super().loss(batch, step)
+        if step == self.at_step:
+            loss = loss + 0 * (self.model[0].weight * 0).sum().sqrt()
+        return loss, scalars
+
+
+@pytest.mark.parametrize("at_step", [9, 22])
+def test_a_gradient_that_is_no_number_is_not_saved(tmp_path, at_step):
+    task = Steep()
+    task.at_step = at_step
+    with pytest.raises(UserError, match=rf"no numbers after step {at_step + 1} .*last\.pt; lower --lr"):
+        fit_toy(task, tmp_path / "a")
+    assert_last_good(tmp_path / "a", at_step // 5 * 5)
+    fit_toy(ToyTask(), tmp_path / "whole")
+    fit_toy(ToyTask(), tmp_path / "a")
+    assert_same_training(tmp_path / "whole", tmp_path / "a")
+
+
+def test_a_gradient_that_is_no_number_before_anything_is_saved(tmp_path):
+    with pytest.raises(UserError, match="became nan at step 1, of .*; nothing had been saved; lower --lr"):
+        fit_toy(Steep(), tmp_path / "a")
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_items_that_hold_no_numbers_are_named(tmp_path):
+    """By what is drawn for them, which may be another item."""
+
+    class Drawn(ToyTask):
+        def drawn(self, index, rng):
+            return int(rng.integers(len(self))) if index % 2 else index
+
+        def shown(self, index, rng):
+            return f"animal {self.drawn(index, rng)}"
+
+        def sample(self, index, rng):
+            return super().sample(self.drawn(index, rng), rng)
+
+    task = Drawn()
+    task.x[3] = np.nan
+    with pytest.raises(UserError, match=r"at step \d+, of animal 3; "):
+        fit_toy(task, tmp_path / "a")
 
 
 def test_fewer_items_than_a_batch(tmp_path):
