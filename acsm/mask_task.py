@@ -30,6 +30,8 @@ from acsm.renderer.neural import BACKGROUND_DEPTH
 from acsm.silhouettes import mask_iou
 from acsm.sphere_lookup import SphereLookup
 from acsm.task import ShapeTask
+from wildshape.geometry import Affine2D
+from wildshape.report.drawing import draw_mask
 
 if TYPE_CHECKING:
     from acsm.train import Config
@@ -149,6 +151,7 @@ class MaskShapeTask(ShapeTask):
     ) -> None:
         super().__init__(model, samples, val, config, num_labels)
         assert val.masks is not None
+        self._val_masks = val.masks
         self._val_masked = np.flatnonzero(val.masks.usable(val.records))
         renderer = make_renderer(config.renderer, config.image_size)
         self.objective = MaskObjective(model, renderer, config.mask_weights)
@@ -191,6 +194,14 @@ class MaskShapeTask(ShapeTask):
         if np.isfinite(found).any():
             metrics["miou"] = 100 * float(np.nanmean(found))
         return metrics
+
+    def _marked(self, crops: np.ndarray) -> np.ndarray:
+        marked, rng = list(crops), np.random.default_rng(0)
+        for row in self._val_masked[self._val_masked < len(crops)]:
+            affine = Affine2D(self._val_affines[row])
+            mask = self._val_masks.sample(self._val, int(row), affine, rng)["mask"]
+            marked[row] = draw_mask(crops[row], mask > 127)
+        return np.stack(marked)
 
 
 def with_mirrored_masks(batch: dict[str, Tensor], objective: MaskObjective) -> dict[str, Tensor]:

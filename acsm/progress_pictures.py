@@ -28,6 +28,7 @@ def validation_pictures(
     affines: np.ndarray,
     xy_image: np.ndarray,
     skeleton: Skeleton | None = None,
+    marked: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Draw what a model predicts for some crops.
 
@@ -37,6 +38,7 @@ def validation_pictures(
         affines: image to crop pixels [N, 2, 3].
         xy_image: true keypoints [N, K, 2] in image pixels, NaN where not labelled.
         skeleton: for bones and sides.
+        marked: the crops with their true masks drawn on them; None: without.
 
     Returns:
         Pictures by title: "validation animals" has true and predicted keypoints and the shape of each;
@@ -58,7 +60,7 @@ def validation_pictures(
         true = Affine2D(affines[i]).apply(xy_image[i])
         rows.append(
             [
-                draw_keypoints(crop, true, None, skeleton),
+                draw_keypoints(crop if marked is None else marked[i], true, None, skeleton),
                 draw_keypoints(crop, keypoints[i, best], None, skeleton),
                 overlay(crop, in_crop[i, best], template),
             ]

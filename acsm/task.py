@@ -188,7 +188,7 @@ class ShapeTask:
         return metrics
 
     def pictures(self) -> dict[str, np.ndarray]:
-        """Validation animals: true keypoints, predicted ones, the shape; and every camera's shape."""
+        """Validation animals: what is known, predicted keypoints, the shape; and every camera's shape."""
         from acsm.progress_pictures import validation_pictures
 
         if self.template is None:
@@ -198,7 +198,11 @@ class ShapeTask:
         shown = slice(SHOWN)
         truth = np.where((self._val.weight > 0)[..., None], self._val.xy, np.nan)[shown]
         crops, affines = self._val_crops[shown], self._val_affines[shown]
-        return validation_pictures(predictor, crops, affines, truth, self.skeleton)
+        return validation_pictures(predictor, crops, affines, truth, self.skeleton, self._marked(crops))
+
+    def _marked(self, crops: np.ndarray) -> np.ndarray:
+        """The first validation crops, to draw true keypoints on."""
+        return crops
 
 
 class FrozenShapeTask(ShapeTask):

@@ -108,7 +108,7 @@ class Config(MaskOptions, MonitorOptions, TrainingDataConfig):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the encoder; auto takes bfloat16 where the hardware has it."""
     compile: bool = False
-    """Compile the encoder with torch.compile: minutes at first, faster steps then."""
+    """Compile the encoder with torch.compile, which takes minutes at first."""
     device: str = "auto"
     """auto, cpu or cuda."""
 

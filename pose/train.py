@@ -82,7 +82,7 @@ class Config(MonitorOptions, TrainingDataConfig):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the forward pass; auto takes bfloat16 where the hardware has it."""
     compile: bool = False
-    """Compile the network with torch.compile: minutes at first, faster steps then."""
+    """Compile the network with torch.compile, which takes minutes at first."""
     device: str = "auto"
     """auto, cpu or cuda."""
 

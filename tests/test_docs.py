@@ -20,6 +20,23 @@ def blocks(page, language):
     return re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
 
 
+@pytest.mark.parametrize(
+    "page", sorted(DOCS.glob("*.md")) + [ROOT / "README.md"], ids=lambda page: page.name
+)
+def test_tables_have_a_row_a_line(page):
+    """A table whose lines were joined is shown as text."""
+    width = None
+    for line in page.read_text().splitlines():
+        if re.search(r"\|\s*:?-{3}", line):
+            assert re.fullmatch(r"\s*\|(\s*:?-{3,}:?\s*\|)+", line), line
+            width = line.count("|")
+        elif width is not None and line.lstrip().startswith("|"):
+            cells = re.sub(r"`[^`]*`", "", line).replace(r"\|", "")
+            assert cells.count("|") == width, line
+        else:
+            width = None
+
+
 def test_a_category_is_added_by_one_yaml_and_a_template(tmp_path, monkeypatch):
     """The worked example of docs/new_category.md, as written there."""
     from acsm.template import template_for

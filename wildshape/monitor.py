@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -46,6 +46,9 @@ class Monitor(Protocol):
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Losses and metrics by name; those of the validation split start with `val_`."""
+
+    def earlier(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """What a training that is resumed had told before: scalars, and the `step` of each row."""
 
     def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
         """RGB uint8 [H, W, 3] by title."""
@@ -107,8 +110,17 @@ class VisdomMonitor:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """See `Monitor`."""
-        copied = dict(values)
-        self._put(lambda server: self._lines(server, step, copied))
+        points = {name: [(step, value)] for name, value in values.items()}
+        self._put(lambda server: self._curves(server, points))
+
+    def earlier(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """See `Monitor`."""
+        curves: dict[str, list[tuple[int, float]]] = {}
+        for row in rows:
+            for name, value in row.items():
+                if name != "step":
+                    curves.setdefault(name, []).append((int(row["step"]), value))
+        self._put(lambda server: self._curves(server, curves))
 
     def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
         """See `Monitor`."""
@@ -167,13 +179,14 @@ class VisdomMonitor:
     def _tell(self, what: str) -> None:
         say(f"visdom: the server at {self._host}:{self._port} {what}; the training goes on without it")
 
-    def _lines(self, server: Any, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
+    def _curves(self, server: Any, curves: Mapping[str, Sequence[tuple[int, float]]]) -> None:
+        for name, points in curves.items():
             metric = name.removeprefix("val_")
             window = f"{self._title}: {'validation' if name != metric else 'training'}, {metric}"
+            steps, values = zip(*points)
             server.line(
-                X=np.array([step]),
-                Y=np.array([value]),
+                X=np.array(steps),
+                Y=np.array(values),
                 win=window,
                 update="append" if window in self._windows else None,
                 opts={"title": window, "xlabel": "step"},

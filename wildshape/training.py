@@ -214,8 +214,9 @@ def _train(
             own = float(loss.detach())
             value, lateness = mean_over_processes([own, float(late)], device)
             if not math.isfinite(value):
+                names = at_fault(task, config, batch, pairs, own)
                 raise UserError(
-                    f"the loss became {value} at step {step}, of {at_fault(task, config, batch, pairs, own)}; "
+                    f"the loss became {value} at step {step}, of {names}; "
                     f"{kept(keeper.last_path)}; lower --lr, or look at these"
                 )
             task.optimizer.zero_grad(set_to_none=True)

@@ -23,16 +23,20 @@ class TrainingLog:
         self.path, self.began, self.monitor = path, time.monotonic(), monitor
         if path is None:
             return
-        kept = []
+        kept, rows = [], []
         if path.exists():
             for line in path.read_text(encoding="utf-8").splitlines():
                 try:
-                    if json.loads(line)["step"] <= start:
+                    row = json.loads(line)
+                    if row["step"] <= start:
                         kept.append(line + "\n")
+                        rows.append({name: value for name, value in row.items() if name != "seconds"})
                 except (ValueError, KeyError):
                     continue  # a line that a kill cut short
         with atomic_write(path, "w") as handle:
             handle.writelines(kept)
+        if monitor is not None and rows:
+            monitor.earlier(rows)
 
     def __enter__(self) -> TrainingLog:
         self.handle = None if self.path is None else open(self.path, "a", encoding="utf-8")

@@ -63,6 +63,22 @@ def test_in_the_released_order_nothing_moves_but_by_half_a_pixel(world, cameras)
     )
 
 
+def test_parts_of_a_converted_model_move_where_they_did(world):
+    """Only with --translations; turns are the same."""
+    template = template_for(world.category)
+    state = acsm_golden.state_dict(1)
+    released = acsm.load_published(state, template, num_cameras=None)
+    image = acsm_golden.tensors("forward_cams1")["image"]
+    still = convert.convert_model(released, template).predict(image)
+    ours = convert.convert_model(released, template, translations=True)
+    assert ours.arch.translations
+    moving = ours.predict(image)
+    shift = moving["part_transforms"][..., 1:4]
+    assert not still["part_transforms"][..., 1:4].any() and shift[:, :, ours.part_head.active].abs().min() > 0
+    torch.testing.assert_close(moving["part_transforms"][..., 4:], still["part_transforms"][..., 4:])
+    assert (moving["vertices"] - still["vertices"]).abs().max() > 1e-4
+
+
 def test_every_command_takes_what_was_converted(world, capsys):
     facts = convert.run(config(world, labels="test"), world)
     shown = capsys.readouterr().out

@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 
@@ -123,6 +124,54 @@ def test_template_survives_a_checkpoint(tmp_path):
     other = acsm_toy.template(np.array([True] * 7 + [False]))
     assert template_hash(other) != template_hash(template)
     assert template_hash(golden_template()) != template_hash(template)
+
+
+def test_parts_move_where_translations_are_asked_for():
+    """A front paw goes with its own part, a part's children with it, and what may not move stays."""
+    shifts = torch.zeros(8, 3)
+    shifts[1] = torch.tensor([0.0, 0.1, 0.2])  # neck, the head's parent
+    shifts[4] = torch.tensor([0.3, 0.0, -0.1])  # left front leg
+    shifts[7] = torch.tensor([9.0, 9.0, 9.0])  # right back leg, which is not active
+    active = np.array([False] + [True] * 6 + [False])
+
+    def moved(**settings):
+        net = ACSM(acsm_toy.template(active), ACSMArchitecture(image_size=64, **settings)).eval()
+        output = net.part_head.output
+        with torch.no_grad():
+            output.weight.zero_()
+            output.bias[:, 3:] = shifts
+        predicted = net.predict(torch.randn(2, 3, 64, 64))
+        found = predicted["part_transforms"][:, 0, :, 1:4]
+        return found, predicted["vertices"][:, 0] - net.vertices
+
+    found, vertices = moved(translations=True)
+    torch.testing.assert_close(found, (shifts * torch.tensor(active)[:, None]).expand(2, 8, 3))
+    expected = torch.zeros(16, 3)
+    expected[:6] = shifts[1]  # eyes, ears, nose and throat
+    expected[12] = shifts[4]
+    torch.testing.assert_close(vertices, expected.expand(2, 16, 3), atol=1e-6, rtol=0)
+    found, vertices = moved()
+    assert not found.any() and vertices.abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_cameras_turn_from_their_fixed_views_as_far_as_their_ranges(sign):
+    """Azimuth first, then elevation, then roll, each as far as it goes."""
+    net = model(num_cameras=8, camera="angles", angle_ranges_deg=(20.0, 10.0, 5.0)).eval()
+    head = net.camera_head
+    with torch.no_grad():
+        head.output.weight.zero_()
+        head.output.bias[:, :3] = sign * 50
+        rotation = head(torch.zeros(1, net.arch.features))[0][0, :, 3:]
+    turned = geometry.quat_to_matrix(rotation) @ geometry.quat_to_matrix(head.bias).transpose(1, 2)
+    (ca, sa), (ce, se), (cr, sr) = (
+        (math.cos(angle), math.sin(angle)) for angle in np.radians([20, 10, 5]) * sign
+    )
+    about_y = np.array([[ca, 0, sa], [0, 1, 0], [-sa, 0, ca]])
+    about_x = np.array([[1, 0, 0], [0, ce, -se], [0, se, ce]])
+    about_z = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
+    expected = np.broadcast_to(about_z @ about_x @ about_y, (8, 3, 3))
+    np.testing.assert_allclose(turned.numpy(), expected, atol=1e-5)
 
 
 def test_importing_the_package_stays_light():

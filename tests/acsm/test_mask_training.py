@@ -1,14 +1,16 @@
 """Training with masks, end to end on small worlds; what is cut from masks; what is refused."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import acsm_mask_world
 import acsm_world
+import cv2
 import numpy as np
 import pytest
 import torch
 
-from acsm import evaluate, train, visualize
+from acsm import evaluate, progress_pictures, train, visualize
 from acsm.data import CropStyle, ShapeSamples
 from acsm.mask_crops import known_pixels, spread
 from acsm.pixel_picture import pixel_pictures, place_colours, shape_picture
@@ -20,6 +22,7 @@ from wildshape.crops import read_image
 from wildshape.errors import UserError
 from wildshape.formats.masks import decode_mask, encode_mask
 from wildshape.geometry import Affine2D, warp_crop
+from wildshape.report.drawing import draw_keypoints
 from wildshape.tables import write_table
 
 
@@ -74,6 +77,36 @@ def test_keypoints_and_masks_train_together(shared):
         "keypoints",
     ):
         assert f'"{term}"' in logged
+
+
+def test_who_watches_sees_true_masks(tmp_path, monkeypatch):
+    """Drawn on the animal and its outline, nowhere else, in the picture that has the true keypoints."""
+    drawn, shown = [], {}
+
+    def spy(predictor, crops, affines, truth, skeleton, marked):
+        drawn.append((crops, marked))
+        return validation_pictures(predictor, crops, affines, truth, skeleton, marked)
+
+    recorder = SimpleNamespace(
+        scalars=lambda *told: None, pictures=lambda step, found: shown.update(found), close=lambda: None
+    )
+    monkeypatch.setattr(progress_pictures, "validation_pictures", spy)
+    monkeypatch.setattr(train.Config, "monitor", lambda self, *where: recorder)
+    workspace = acsm_mask_world.build(tmp_path)
+    train.run(config(steps=1), workspace)
+    records, _ = training_data.labelled(workspace, "val", workspace.category.skeleton)
+    samples = ShapeSamples(records, 64, acsm_mask_world.FLIP)
+    affines = [samples.evaluation_affine(i) for i in range(3)]
+    crops, marked = drawn[0]
+    for i, affine in enumerate(affines):
+        inside = warp_crop(255 * decode_mask(records.mask_rle[i]), affine, 64) > 127
+        near = cv2.dilate(inside.astype(np.uint8), np.ones((5, 5))) > 0
+        changed = (crops[i] != marked[i]).any(axis=2)
+        assert changed[inside].all() and not changed[~near].any()
+    tile = shown["validation animals"][6:166, 6:166]
+    bare = np.where(records.weight[0][:, None] > 0, records.xy[0], np.nan)
+    picture = draw_keypoints(marked[0], affines[0].apply(bare), None, workspace.category.skeleton)
+    np.testing.assert_array_equal(tile, cv2.resize(picture, (160, 160), interpolation=cv2.INTER_LINEAR))
 
 
 def test_pictures_show_where_pixels_are_taken(shared):

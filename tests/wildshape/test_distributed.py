@@ -73,7 +73,8 @@ def test_all_stop_where_one_loss_is_no_number_and_batches_must_divide(trained):
     for rank in range(2):
         text = (folder / f"odd_{rank}.txt").read_text()
         assert text == "--batch_size: expected a multiple of the 2 processes that share a batch; found 5"
-        assert f"the loss became nan at step 7, of {named}; " in (folder / f"infinite_{rank}.txt").read_text()
+        text = (folder / f"infinite_{rank}.txt").read_text()
+        assert f"the loss became nan at step 7, of {named}; " in text
     assert torch.load(folder / "infinite/last.pt", weights_only=True)["step"] == 5
 
 

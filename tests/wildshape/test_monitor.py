@@ -28,6 +28,9 @@ class Recorder:
     def scalars(self, step, values):
         self.told.append((step, dict(values)))
 
+    def earlier(self, rows):
+        self.told.append(rows)
+
     def pictures(self, step, pictures):
         self.shown.append((step, sorted(pictures)))
 
@@ -117,6 +120,26 @@ def test_curves_and_pictures(tmp_path, fake):
         ("image", "pose: animals", (3, 4, 6), "step 10"),
         ("line", "pose: training, loss", [20], [1.0], "append"),
     ]
+
+
+def test_a_training_that_goes_on_shows_its_curves_whole(tmp_path, fake):
+    """A step a call; each call has a server that knows nothing of the ones before."""
+    config = training.FitConfig(
+        steps=4, batch_size=4, eval_every=2, log_every=1, metric="-error", time_limit=0.0
+    )
+    for _ in range(3):
+        server = fake(FakeVisdom())
+        watch = VisdomMonitor("localhost", 7, "run", "pose", tmp_path)
+        training.fit(ToyTask(), config, tmp_path / "a", PROVENANCE, {"kind": "toy"}, watch)
+    lines = [json.loads(line) for line in (tmp_path / "a/metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    (error,) = [line["val_error"] for line in lines if "val_error" in line]
+    assert [call[2:] for call in server.calls if call[1] == "pose: training, loss"] == [
+        ([1, 2], losses[:2], None),
+        ([3], losses[2:], "append"),
+    ]
+    shown = [call[2:] for call in server.calls if call[1] == "pose: validation, error"]
+    assert shown == [([2], [error], None)]
 
 
 def test_a_server_that_dies_is_told_once_and_left(tmp_path, fake, capsys):
