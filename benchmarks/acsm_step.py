@@ -5,9 +5,10 @@
 
 The encoder is the ResNet-18 up to stride 32, on the same batch, with the gradient of its last map's
 sum. The step is that of `acsm-train` with default settings: it adds the conversion of crops, the
-remaining layers, articulation, projection, all terms of the loss and the optimiser. The frozen step (`acsm-train --freeze`) starts from the encoder's last map, which is there already. Turns
-alternate; figures are medians, and beside them the ratio of the least times, which other work on the
-machine disturbs less. All are measured in float32 and with the encoder in bfloat16.
+remaining layers, articulation, projection, all terms of the loss and the optimiser. The frozen step
+(`acsm-train --freeze`) starts from the encoder's last map, which is there already. Turns alternate;
+figures are medians, and beside them the ratio of the least times, which other work on the machine
+disturbs less. All are measured in float32 and with the encoder in bfloat16.
 """
 
 from __future__ import annotations
