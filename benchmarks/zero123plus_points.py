@@ -34,10 +34,10 @@ from benchmarks.zero123plus_pictures import Row, save_picture
 from benchmarks.zero123plus_tables import PARTS, summarise, table, without_animals
 from pseudolabels import train_tokens
 from pseudolabels.train_tokens import POINTS, PUBLISHED_LR, PUBLISHED_POINTS
-from pseudolabels.zero123plus.features import load_model
 from pseudolabels.zero123plus.maps import POWER, SIGMA
 from pseudolabels.zero123plus.naming import FrameChoice
 from pseudolabels.zero123plus.points import PointFinder
+from pseudolabels.zero123plus.sources import load_model
 from pseudolabels.zero123plus.token_file import FILE, TokenFile, load_model_of, weights_hash
 from pseudolabels.zero123plus.tokens import most_chosen
 from wildshape.cli import say

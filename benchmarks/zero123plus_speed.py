@@ -42,9 +42,10 @@ from torch import Tensor
 from benchmarks.machine import save
 from benchmarks.zero123plus_cost import TOKENS, large_unet, large_vae, on_paper, saved_bytes
 from pseudolabels.train_tokens import default_side
-from pseudolabels.zero123plus.features import AttentionModel, Reading, load_model
+from pseudolabels.zero123plus.features import AttentionModel, Reading
 from pseudolabels.zero123plus.points import PointFinder
 from pseudolabels.zero123plus.small_model import SmallConfig, build_pipeline, build_scheduler
+from pseudolabels.zero123plus.sources import load_model
 from pseudolabels.zero123plus.token_file import TokenFile
 from pseudolabels.zero123plus.tokens import Tokens, TokenSettings, TokenTask
 from pseudolabels.zero123plus.tokens_reference import reference_loss, reference_model

@@ -20,9 +20,9 @@ from pseudolabels.zero123plus.features import (
     AttentionModel,
     Reading,
     Switches,
-    load_model,
 )
 from pseudolabels.zero123plus.maps import SIGMA
+from pseudolabels.zero123plus.sources import load_model
 from pseudolabels.zero123plus.token_file import FILE, KIND, TokenFile, model_facts
 from pseudolabels.zero123plus.tokens import (
     PUBLISHED_SIDE,
@@ -65,7 +65,8 @@ class Config(MonitorOptions, CommonConfig):
     model: str = "small"
     """The diffusion model: small (the one that comes with the package), a folder, or a repository."""
     revision: str | None = None
-    """Of the repository."""
+    """Of a repository: a commit, branch or tag; default its main branch. The commit that is found is kept with
+    the tokens, and points are found by that one."""
     dtype: str = "float32"
     """float32; with less precision tokens do not converge."""
     steps: int = 200
@@ -262,7 +263,7 @@ def _provenance(
         {
             **settings,
             **{name: getattr(config, name) for name in names},
-            **{name: facts[name] for name in ("unet", "image_size", "reading", "switches")},
+            **{name: facts[name] for name in ("unet", "vae", "image_size", "reading", "switches")},
             "mattes": found["mattes"],
         },
         input_hashes(workspace.root, *files),
@@ -320,7 +321,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     side = config.side or default_side(latents)
     model.reading = replace(model.reading, side=side)
     crops, found, files = gather(config, workspace, size)
-    facts = model_facts(model, config.model, config.revision)
+    facts = model_facts(model, config.model)
     facts |= {"category": workspace.category.name, "image_size": size}
     task = make_task(config, model, crops, size)
     say(

@@ -1,20 +1,17 @@
-"""A diffusion model as a source of attention: loaded, frozen, what gets in the way switched off.
+"""A diffusion model as a source of attention: frozen, what gets in the way switched off.
 
 Zero123Plus (arXiv 2310.15110), Stable Diffusion 1.5, 2.1, or whatever else has a UNet with cross-attention
-in diffusers' layout. Imported when used: pip install "wildshape[diffusion]".
+in diffusers' layout (`sources.load_model`). Imported when used: pip install "wildshape[diffusion]".
 """
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from pseudolabels.zero123plus.attention import (
     LayerMaps,
@@ -25,10 +22,8 @@ from pseudolabels.zero123plus.attention import (
 )
 from wildshape.errors import UserError
 
-PUBLISHED = "sudo-ai/zero123plus-v1.2"
 TRAINING_STEPS = 50
 """Steps of the schedule whose last, least noisy one is used (published)."""
-_FULL = "float32"
 
 
 @dataclass(frozen=True)
@@ -77,6 +72,7 @@ class AttentionModel:
         parts: ``unet``, ``vae``, ``scheduler`` and, for Zero123Plus, the whole ``pipeline``.
         switches: of Zero123Plus; others have nothing to switch.
         reading: see `Reading`.
+        revision: the commit of the repository that they are from; None: they are from a folder.
 
     Attributes:
         width: of the tokens.
@@ -88,8 +84,13 @@ class AttentionModel:
     """
 
     def __init__(
-        self, parts: dict[str, Any], switches: Switches | None = None, reading: Reading | None = None
+        self,
+        parts: dict[str, Any],
+        switches: Switches | None = None,
+        reading: Reading | None = None,
+        revision: str | None = None,
     ) -> None:
+        self.revision = revision
         self.unet, self.vae, self.scheduler = (parts[name] for name in ("unet", "vae", "scheduler"))
         self.pipeline = parts.get("pipeline")
         self.switches, self.reading = switches or Switches(), reading or Reading()
@@ -151,9 +152,7 @@ class AttentionModel:
         without = None
         if beside is not None:
             with torch.no_grad():
-                nothing = self._encode(torch.zeros_like(images))[1]
-                assert nothing is not None
-                without = self._add_noise(nothing, noise)[0]
+                without = self._add_noise(self.nothing(images), noise)[0]
         plain = embedding.expand(len(images), *embedding.shape)
         return (found + self._read((noisy, step), plain, without, kept)) / 2
 
@@ -167,6 +166,10 @@ class AttentionModel:
         mode = self.vae.encode((images - 0.5) / IMAGE_STD).latent_dist.mode()
         scaled = scale_latents(mode * self.vae.config.scaling_factor)
         return scaled, mode if self.switches.reference_attention else None
+
+    def nothing(self, images: Tensor) -> Tensor:
+        """Unscaled latents of what guidance leads away from: grey, zero for the autoencoder (published)."""
+        return self.vae.encode(torch.zeros_like(images)).latent_dist.mode()
 
     def _add_noise(self, latents: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         scheduler = self.scheduler
@@ -207,103 +210,14 @@ class AttentionModel:
 
         The published ramp has one coefficient for each of 77 text tokens; it is stretched over N.
         """
-        from pseudolabels.zero123plus.small_model import clip_pixels
-
         assert self.pipeline is not None
+        encoder, prepare = self.pipeline.vision_encoder, self.pipeline.feature_extractor_clip
+        side = encoder.config.image_size
+        # As the feature extractor does, but for rounding to whole grey levels.
+        seen = functional.interpolate(images, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
+        mean, std = (seen.new_tensor(v)[:, None, None] for v in (prepare.image_mean, prepare.image_std))
         with torch.no_grad():
-            embedding = self.pipeline.vision_encoder(clip_pixels(images)).image_embeds
+            embedding = encoder((seen - mean) / std).image_embeds
         ramp = torch.tensor(self.pipeline.config.ramping_coefficients, device=images.device)
-        stretched = torch.nn.functional.interpolate(
-            ramp[None, None], size=number, mode="linear", align_corners=True
-        )
+        stretched = functional.interpolate(ramp[None, None], size=number, mode="linear", align_corners=True)
         return embedding[:, None] * stretched[0, 0][None, :, None]
-
-
-def load_model(
-    source: str,
-    *,
-    device: torch.device,
-    switches: Switches | None = None,
-    reading: Reading | None = None,
-    revision: str | None = None,
-    dtype: str = _FULL,
-) -> AttentionModel:
-    """Load a model in diffusers' layout from a folder or a hub.
-
-    Components of Zero123Plus are read by a pipeline class of this project's, so that nobody else's code
-    runs. Half-precision files are turned into float32.
-
-    Args:
-        source: ``small`` (the one that comes with the package), a folder, or a repository.
-        device: where to put it.
-        switches: see `Switches`.
-        reading: see `Reading`.
-        revision: of the repository, a commit to be exact.
-        dtype: float32, and nothing else.
-
-    Raises:
-        UserError: half precision is asked for, there is no such model, it has no cross-attention, or
-            diffusers is not installed.
-    """
-    if dtype != _FULL:
-        raise UserError(
-            f"--dtype {dtype}: expected float32; with less precision the tokens do not converge"
-        )
-    try:
-        import diffusers
-    except ImportError as error:
-        raise UserError(
-            'unsupervised keypoints need diffusers; run: pip install "wildshape[diffusion]"'
-        ) from error
-    if source == "small":
-        from pseudolabels.zero123plus.small_model import load_small
-
-        return _from_pipeline(load_small(), device, switches, reading)
-    try:
-        return _read_folder(diffusers, source, device, (switches, reading), revision)
-    except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        raise UserError(
-            f"--model: expected small, a folder or a repository in diffusers' layout; {source} cannot be "
-            f"loaded ({line}); without a network, put {PUBLISHED} into a folder and name that"
-        ) from error
-
-
-def _read_folder(
-    diffusers: Any,
-    source: str,
-    device: torch.device,
-    how: tuple[Switches | None, Reading | None],
-    revision: str | None,
-) -> AttentionModel:
-    from pseudolabels.zero123plus.loading import quiet_loading
-
-    where = {"local_files_only": Path(source).is_dir() or os.environ.get("HF_HUB_OFFLINE") == "1"}
-    # Where accelerate is missing, diffusers tells of it at length.
-    memory = {} if importlib.util.find_spec("accelerate") else {"low_cpu_mem_usage": False}
-    where |= {"revision": revision} if revision and not Path(source).is_dir() else {}
-    with quiet_loading():
-        index = diffusers.DiffusionPipeline.load_config(source, **where)
-        if index["_class_name"] == "Zero123PlusPipeline":
-            from pseudolabels.zero123plus.pipeline import Zero123PlusPipeline
-
-            pipeline = Zero123PlusPipeline.from_pretrained(source, dtype=torch.float32, **where, **memory)
-            return _from_pipeline(pipeline, device, *how)
-        parts: dict[str, Any] = {}
-        for name, kind in (("unet", diffusers.UNet2DConditionModel), ("vae", diffusers.AutoencoderKL)):
-            options = {**where, **memory, "subfolder": name, "dtype": torch.float32}
-            parts[name] = kind.from_pretrained(source, **options)
-            parts[name].to(device)
-        scheduler = getattr(diffusers, index["scheduler"][1])
-        parts["scheduler"] = scheduler.from_pretrained(source, subfolder="scheduler", **where)
-    return AttentionModel(parts, *how)
-
-
-def _from_pipeline(
-    pipeline: Any, device: torch.device, switches: Switches | None, reading: Reading | None
-) -> AttentionModel:
-    pipeline.set_progress_bar_config(disable=True)
-    pipeline.to(device)
-    names = ("unet", "vae", "scheduler")
-    parts = {name: getattr(pipeline, name) for name in names} | {"pipeline": pipeline}
-    return AttentionModel(parts, switches, reading)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -24,7 +25,10 @@ def quiet_loading(always: bool = False) -> Iterator[None]:
     for library in shown:
         library.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            # diffusers passes an argument on that the hub's client no longer knows.
+            warnings.filterwarnings("ignore", message="The `local_dir_use_symlinks` argument")
+            yield
     finally:
         for library in shown:
             library.enable_progress_bar()

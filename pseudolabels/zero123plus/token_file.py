@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pseudolabels.zero123plus.features import AttentionModel, Reading, Switches, load_model
+from pseudolabels.zero123plus.features import AttentionModel, Reading, Switches
+from pseudolabels.zero123plus.sources import load_model
 from wildshape.errors import UserError
 from wildshape.training import load_checkpoint, save_checkpoint
 
@@ -36,8 +37,8 @@ class TokenFile:
         embedding: all N of them [N, D]: attention is a share among all.
         kept: indices [K] of those whose places are the points.
         times: how often each was chosen [N].
-        facts: ``model``, ``revision``, ``unet`` (see `weights_hash`), ``image_size``, ``reading``,
-            ``switches``, ``category``, ``step``.
+        facts: ``model``, ``revision`` (a commit), ``unet`` and ``vae`` (see `weights_hash`),
+            ``image_size``, ``reading``, ``switches``, ``category``, ``step``.
     """
 
     embedding: Tensor
@@ -64,13 +65,14 @@ class TokenFile:
             raise UserError(f"expected a token file in {path}; found no {error}") from error
 
 
-def model_facts(model: AttentionModel, source: str, revision: str | None) -> dict[str, Any]:
+def model_facts(model: AttentionModel, source: str) -> dict[str, Any]:
     """What a token file says of its model."""
     folder = Path(source).expanduser()
     return {
         "model": str(folder.resolve()) if folder.is_dir() else source,
-        "revision": revision,
+        "revision": model.revision,
         "unet": weights_hash(model.unet),
+        "vae": weights_hash(model.vae),
         "reading": vars(model.reading),
         "switches": vars(model.switches),
     }
@@ -98,11 +100,12 @@ def load_model_of(
         reading=Reading(**facts["reading"]),
         revision=None if source else facts["revision"],
     )
-    found = weights_hash(model.unet)
-    if found != facts["unet"]:
-        raise UserError(
-            f"--model: expected the one that the tokens were learnt with, {facts['model']} (U-Net "
-            f"{facts['unet']}); found {source or facts['model']} (U-Net {found}); name that one, or learn "
-            f"tokens of this one: {command}"
-        )
+    for name, title, network in (("unet", "U-Net", model.unet), ("vae", "autoencoder", model.vae)):
+        found = weights_hash(network)
+        if found != facts[name]:
+            raise UserError(
+                f"--model: expected the one that the tokens were learnt with, {facts['model']} ({title} "
+                f"{facts[name]}); found {source or facts['model']} ({title} {found}); name that one, or learn "
+                f"tokens of this one: {command}"
+            )
     return model
