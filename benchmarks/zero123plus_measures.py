@@ -21,6 +21,7 @@ from pseudolabels.zero123plus.naming import (
     THRESHOLD,
     FrameChoice,
     choose_regressor,
+    mean_error,
     to_image,
 )
 from pseudolabels.zero123plus.tokens import as_images
@@ -100,7 +101,7 @@ def as_keypoints(
         animal that count, those that are right and the sum of errors. And all of test's keypoints
         [M, J, 2] in image pixels.
     """
-    regressor, errors = choose_regressor(found.train, train.records, frame)
+    regressor, _ = choose_regressor(found.train, train.records, frame)
     records = test.records
     xy = to_image(regressor(found.test), records.box_xyxy)
     error = np.where(records.counts, keypoint_errors(xy, records.xy, records.box_side), np.inf)
@@ -109,7 +110,7 @@ def as_keypoints(
     return {
         "pck": 100 * float(right.sum() / total.sum()),
         "error": 100 * float(summed.sum() / total.sum()),
-        "left_out": 100 * errors[regressor.frame],
+        "left_out": 100 * mean_error(regressor),
         "frame": regressor.frame,
         "by_instance": {
             "instance_id": [f"{seed}/{name}" for name in records.instance_ids],

@@ -8,7 +8,7 @@ clusters of pixels by colour and place. Measured on the labelled photos of test,
     switches  global embeddings, guidance and reference attention, each alone and all together
     labels    how few labelled photos the regression needs, for all of `works`
     sweep     layers, noise, learning rate, blobs, how points are read and how many, side of the maps and
-              frame, on the first --sweep_seeds seeds
+              frame, on --sweep_seeds worlds of its own, so that who chooses by it has not seen the others'
 
 Run it again to continue. Tokens are learnt as by default.
 
@@ -89,7 +89,9 @@ SWITCHES = {
     "reference_attention": _switched("reference_attention"),
     "all_on": _switched("global_embeddings", "guidance", "reference_attention"),
 }
-AS_PUBLISHED = Arm("published", (("published", True), ("lr", PUBLISHED_LR)), PUBLISHED_POINTS, power=0.0)
+AS_PUBLISHED = Arm(
+    "published", (("published", True), ("lr", PUBLISHED_LR)), PUBLISHED_POINTS, power=0.0, frame="published"
+)
 ARMS: dict[str, dict[str, Arm]] = {
     "works": {"ours": OURS, "untrained": Arm("untrained", trained=False)},
     "switches": {"ours": OURS, **SWITCHES},
@@ -112,6 +114,7 @@ ARMS: dict[str, dict[str, Arm]] = {
         "side double": Arm("side_double", (("side", 2.0),)),
         "frame box": replace(OURS, frame="box"),
         "frame points": replace(OURS, frame="points"),
+        "published regressor": replace(OURS, frame="published"),
     },
 }  # fmt: skip
 
@@ -151,6 +154,7 @@ class World:
         """The settings of an arm's tokens."""
         options = self.options
         settings = {"num_tokens": options.num_tokens, **dict(arm.settings)}
+        side = None if "published" in settings else round(self.side * settings.pop("side", 1.0))
         source = options.model
         if not arm.trained:
             source = str(untrained(source, options.root / f"untrained_{self.seed}", self.seed))
@@ -161,7 +165,7 @@ class World:
             model=source,
             steps=options.steps,
             eval_every=eval_every(options.steps, 5),
-            side=round(self.side * settings.pop("side", 1.0)),
+            side=side,
             seed=self.seed,
             device=options.device,
             time_limit=max((self.until - time.monotonic()) / 60, 1e-9),
@@ -307,21 +311,31 @@ def main(argv: list[str] | None = None) -> int:
     model_folder(options.model)
     until = time.monotonic() + 60 * options.time_limit
     figures: list[dict[str, Any]] = []
-    for seed in range(options.first_seed, options.first_seed + options.seeds):
+    for seed, parts in _seeds(options):
         say(f"== seed {seed}")
         row: dict[str, Any] = {"seed": seed}
         figures.append(row)
         try:
             world = World(options, seed, until)
-            for part in options.parts:
-                if part != "sweep" or len(figures) <= options.sweep_seeds:
-                    row[part] = run_part(world, part)
-                    _write(options, figures)
+            for part in parts:
+                row[part] = run_part(world, part)
+                _write(options, figures)
         except OutOfTime:
             say(f"out of time in seed {seed}: run it again to continue")
             break
     say(table(summarise(figures)))
     return 0
+
+
+def _seeds(options: argparse.Namespace) -> list[tuple[int, list[str]]]:
+    """Seeds and what is measured on their worlds; settings are tried on worlds of their own."""
+    first = options.first_seed
+    parts = [part for part in options.parts if part != "sweep"]
+    found = [(seed, parts) for seed in range(first, first + options.seeds) if parts]
+    if "sweep" in options.parts:
+        tried = range(first - options.sweep_seeds, first)
+        found += [(seed, ["sweep"]) for seed in tried]
+    return found
 
 
 def _write(options: argparse.Namespace, figures: list[dict[str, Any]]) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pseudolabels.zero123plus import naming
-from pseudolabels.zero123plus.crops import mattes_note, mattes_of
+from pseudolabels.zero123plus.crops import count_matted, mattes_note, mattes_of
 from pseudolabels.zero123plus.maps import POWER
 from pseudolabels.zero123plus.points import PointFinder, PointPseudoLabels
 from pseudolabels.zero123plus.regressor import LEAST_SPREAD, spread
@@ -49,9 +49,11 @@ class Config(EngineOptions, CommonConfig):
     views: int = 10
     """Random views over which attention is averaged; 0: the crop alone."""
     power: float = POWER
-    """A point is the mean place of its map to this power; 0: about its highest pixel, as published."""
+    """A point is the mean place of its map to this power; 0: about its highest of 512
+    pixels a side, as published."""
     frame: naming.FrameChoice = "auto"
-    """Frame of the regressor: box (knows up from down), points (turns with the animal), or the better."""
+    """Frame of the regressor: box (knows up from down), points (turns with the animal), or the better; or
+    published: the box's, by least squares without bias or ridge."""
     batch_size: int = 2
     """Animals in one forward pass."""
     workers: int | None = None
@@ -124,6 +126,17 @@ def _find_points(
     )
 
 
+def _tell_matted(workspace: Workspace, rows: Table, images: Table, labelled: bool = False) -> int:
+    """How many of some animals are matted; says what to run where some are not."""
+    matted = count_matted(rows, images)
+    option = " --labelled" if labelled else ""
+    command = f"python prepare_data/save_masks.py --category {workspace.category.name}{option}"
+    note = mattes_note(matted, len(rows), command)
+    if note:
+        say(f"keypoints/{LABELLED_POINTS if labelled else POINTS}: {note}")
+    return matted
+
+
 def _measured(
     config: Config, workspace: Workspace, stage: PointPseudoLabels
 ) -> tuple[naming.Regressor | None, dict[str, Any]]:
@@ -134,6 +147,7 @@ def _measured(
     labels, skeleton = workspace.load("labels"), workspace.category.skeleton
     paths = image_paths(workspace.load("labelled_images"), workspace)
     rows = labels.take(labels["split"] != "test")
+    matted = _tell_matted(workspace, rows, workspace.load("labelled_images"), labelled=True)
     table = _find_points(config, workspace, PointPseudoLabels(stage.finder, paths), rows, LABELLED_POINTS)
     train, points = naming.points_of(table, labelled(workspace, "train", skeleton)[0])
     if len(train) < 2:
@@ -145,6 +159,7 @@ def _measured(
         "frame": regressor.frame,
         "left_out_error_of_crop": errors,
         "labelled": len(train),
+        "labelled_matted": matted,
         "keypoints_without_labels": int((~np.isfinite(regressor.strength)).sum()),
         "val": naming.measure(regressor, val_points, val, mean),
     }
@@ -201,11 +216,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     instances = workspace.load("instances", f"keypoints/{SOURCE}")
     # Where workers do the predicting, this machine may have no GPU: it only names the points.
     stage = make_stage(workspace, config if config.engine == "local" else replace(config, device="cpu"))
-    matted = sum(text is not None for text in instances["mask_rle"])
-    masks = f"python prepare_data/save_masks.py --category {workspace.category.name}"
-    note = mattes_note(matted, len(instances), masks)
-    if note:
-        say(f"keypoints/{POINTS}: {note}")
+    matted = _tell_matted(workspace, instances, workspace.load("images"))
     points = _find_points(config, workspace, stage, instances, POINTS)
     done = set(points["instance_id"])
     problems = [

@@ -25,6 +25,8 @@ from pseudolabels.zero123plus.maps import SIGMA
 from pseudolabels.zero123plus.sources import load_model
 from pseudolabels.zero123plus.token_file import FILE, KIND, TokenFile, model_facts
 from pseudolabels.zero123plus.tokens import (
+    FILL,
+    PUBLISHED_FILL,
     PUBLISHED_SIDE,
     Tokens,
     TokenSettings,
@@ -65,8 +67,8 @@ class Config(MonitorOptions, CommonConfig):
     model: str = "small"
     """The diffusion model: small (the one that comes with the package), a folder, or a repository."""
     revision: str | None = None
-    """Of a repository: a commit, branch or tag; default its main branch. The commit that is found is kept with
-    the tokens, and points are found by that one."""
+    """Of a repository: a commit, branch or tag; default its main branch. The commit that is found is kept
+    with the tokens, and points are found by that one."""
     dtype: str = "float32"
     """float32; with less precision tokens do not converge."""
     steps: int = 200
@@ -93,7 +95,8 @@ class Config(MonitorOptions, CommonConfig):
     image_size: int | None = None
     """Side of the crops in pixels; default the model's."""
     side: int | None = None
-    """Side of the attention maps; default twice that of the latents, 128 at the most, as published."""
+    """Side of the attention maps; default twice that of the latents and 128 at the most, with --published
+    128."""
     layers: int = 3
     """Cross-attention layers that are read, the first ones on the way up."""
     noise_step: int | None = None
@@ -102,8 +105,8 @@ class Config(MonitorOptions, CommonConfig):
     chunk: int = 1
     """Crops whose attention is in memory at a time; more is faster where there is room."""
     published: bool = False
-    """As released: what has left the frame is compared with nothing, layers answer from upsampled queries,
-    and the published blobs, noise and number of points."""
+    """As released: what has left the frame is black and compared with nothing, layers answer from upsampled
+    queries, and the published side of the maps, blobs, noise and number of points."""
     global_embeddings: bool = False
     """Zero123Plus: add the picture's embedding to the tokens."""
     guidance: bool = False
@@ -156,11 +159,12 @@ class Config(MonitorOptions, CommonConfig):
         return TokenSettings(
             **{name: getattr(self, name) for name in names},
             sigma=SIGMA if self.sigma is None else self.sigma,
+            fill=PUBLISHED_FILL if self.published else FILL,
             masked=not self.published,
         )
 
     def for_model(self, width: int, latents: int) -> Config:
-        """The same with what suits a model where it is not given: learning rate and blobs.
+        """The same with what suits a model where it is not given: learning rate, blobs, side of the maps.
 
         What is published was found with tokens of width 768 and 1024. A step of Adam moves every coordinate
         by the learning rate, and what it changes in the attention grows with their number.
@@ -170,10 +174,12 @@ class Config(MonitorOptions, CommonConfig):
             latents: side of the latents of a crop.
         """
         blob = SIGMA if self.published else PUBLISHED_SIDE / latents
+        side = PUBLISHED_SIDE if self.published else default_side(latents)
         return replace(
             self,
             lr=PUBLISHED_LR * max(1.0, PUBLISHED_WIDTH / width) if self.lr is None else self.lr,
             sigma=blob if self.sigma is None else self.sigma,
+            side=side if self.side is None else self.side,
         )
 
     @property
@@ -318,8 +324,8 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     size = model.image_size if config.image_size is None else config.image_size
     latents = model.noise_shape(size)[1]
     config = config.for_model(model.width, latents)
-    side = config.side or default_side(latents)
-    model.reading = replace(model.reading, side=side)
+    assert config.side is not None
+    model.reading = replace(model.reading, side=config.side)
     crops, found, files = gather(config, workspace, size)
     facts = model_facts(model, config.model)
     facts |= {"category": workspace.category.name, "image_size": size}

@@ -1,11 +1,12 @@
 """Square crops of animals on white: what tokens are learnt on and points are found in.
 
-The method wants the animal alone, on a plain background: what lies outside its mask is white. Without a
-mask the crop shows what is there.
+The method wants the animal alone, on a plain background: what lies outside its mask, or without one outside
+its box, is white.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 
 from wildshape.crops import ImageReader, instance_problem
 from wildshape.files import sha256_bytes
-from wildshape.formats.masks import decode_mask
+from wildshape.formats.masks import decode_mask, mask_area
 from wildshape.geometry import Affine2D, crop_affine, warp_crop
 from wildshape.stage import progress
 from wildshape.tables import Table
@@ -38,15 +39,15 @@ def unit_affine(box_xyxy: np.ndarray) -> Affine2D:
 def matted_crop(
     image: np.ndarray, box_xyxy: np.ndarray, size: int, mask: np.ndarray | None = None
 ) -> tuple[np.ndarray, Affine2D]:
-    """A square crop about an animal, white beyond the image and outside the mask.
+    """A square crop about an animal, white beyond the image and outside the mask, or the box.
 
-    The mask is resampled like the picture, so that a pixel that its edge crosses is partly white.
+    A mask is resampled like the picture; a pixel that an edge crosses is partly white.
 
     Args:
         image: RGB uint8 [H, W, 3].
         box_xyxy: [4] in image pixels.
         size: S.
-        mask: [H, W], not 0 where the animal is; None: the crop as it is.
+        mask: [H, W], not 0 where the animal is; None: it fills its box.
 
     Returns:
         uint8 [S, S, 3], and the map from image pixels to the crop's.
@@ -57,11 +58,19 @@ def matted_crop(
     affine = animal_affine(box_xyxy, size)
     crop = warp_crop(image, affine, size, WHITE)
     if mask is None:
-        return crop, affine
-    if mask.shape != image.shape[:2]:
+        (left, top), (right, bottom) = affine.apply(np.reshape(box_xyxy, (2, 2)))
+        share = np.outer(_covered(top, bottom, size), _covered(left, right, size))
+    elif mask.shape != image.shape[:2]:
         raise ValueError(f"expected a mask {list(image.shape[:2])}; found {list(mask.shape)}")
-    share = warp_crop((mask != 0).astype(np.uint8) * 255, affine, size).astype(np.float32)[..., None] / 255
-    return np.rint(WHITE + share * (crop.astype(np.float32) - WHITE)).astype(np.uint8), affine
+    else:
+        share = warp_crop((mask != 0).astype(np.uint8) * 255, affine, size).astype(np.float32) / 255
+    return np.rint(WHITE + share[..., None] * (crop.astype(np.float32) - WHITE)).astype(np.uint8), affine
+
+
+def _covered(low: float, high: float, size: int) -> np.ndarray:
+    """Share [S] of each pixel, a half to each side of its centre, that lies from ``low`` to ``high``."""
+    centre = np.arange(size)
+    return np.clip(np.minimum(centre + 0.5, high) - np.maximum(centre - 0.5, low), 0, 1)
 
 
 def usable_mask(mask_rle: str | None, image: np.ndarray) -> np.ndarray | None:
@@ -156,6 +165,22 @@ def mattes_of(table: Table) -> str:
     return f"{len(found)}, {sha256_bytes(repr(found).encode())[:8]}" if found else "none"
 
 
+def count_matted(table: Table, images: Table) -> int:
+    """How many animals have a mask that fits their image and has an animal in it.
+
+    Args:
+        table: of kind instances or labels.
+        images: their images.
+    """
+    rows = images.lookup("image_id")
+    count = 0
+    for name, text in zip(table["image_id"], table["mask_rle"]):
+        if text is not None and name in rows:
+            size = [int(images[side][rows[name]]) for side in ("height", "width")]
+            count += json.loads(text)["size"] == size and mask_area(text) > 0
+    return count
+
+
 def mattes_note(matted: int, count: int, command: str) -> str:
     """What to expect of crops of which some are not matted; empty if all are.
 
@@ -167,7 +192,7 @@ def mattes_note(matted: int, count: int, command: str) -> str:
     if matted == count:
         return ""
     return (
-        f"{matted} of {count} crops are matted; on others the background shows: expect less of them; "
+        f"{matted} of {count} crops are matted; of others all of the box shows: expect less of them; "
         f"to cut the animals out, run: {command}"
     )
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pseudolabels.zero123plus.crops import unit_affine
-from pseudolabels.zero123plus.regressor import Regressor, fit_regressor
+from pseudolabels.zero123plus.regressor import Regressor, fit_regressor, published_regressor
 from wildshape.metrics import keypoint_errors, pck
 from wildshape.records import AnimalRecords
 from wildshape.tables import Table
@@ -19,7 +19,8 @@ HALF_SURE = 0.1
 """Left-out error, in crop sides, at which a keypoint's confidence is halved."""
 THRESHOLD = 0.1
 FRAMES = ("box", "points")
-FrameChoice = Literal["auto", "box", "points"]
+PUBLISHED = "published"
+FrameChoice = Literal["auto", "box", "points", "published"]
 
 
 def to_unit(xy_image: np.ndarray, box_xyxy: np.ndarray) -> np.ndarray:
@@ -51,13 +52,16 @@ def choose_regressor(
     Args:
         points: [N, K, 2] in 0..1 of the crops.
         records: the N labelled animals; keypoints that are not visible do not count.
-        frame: see `Regressor`; auto tries both.
+        frame: see `Regressor`; auto tries both; published: the box's, and by least squares without bias
+            or ridge (`fit_published`).
 
     Raises:
         UserError: fewer than two animals.
     """
     keypoints = to_unit(records.xy, records.box_xyxy)
     tried: dict[str, Regressor] = {}
+    if frame == PUBLISHED:
+        tried[PUBLISHED] = published_regressor(points, keypoints, records.weight)
     for name in FRAMES:
         if frame in ("auto", name):
             tried[name] = fit_regressor(points, keypoints, records.weight, name)  # type: ignore[arg-type]

@@ -10,17 +10,26 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from pseudolabels.zero123plus import maps as token_maps
 from pseudolabels.zero123plus.crops import CropReader
 from pseudolabels.zero123plus.features import AttentionModel
 from pseudolabels.zero123plus.token_file import TokenFile
-from pseudolabels.zero123plus.tokens import PUBLISHED_SIDE, as_images, average_attention
+from pseudolabels.zero123plus.tokens import (
+    FILL,
+    PUBLISHED_FILL,
+    PUBLISHED_SIDE,
+    as_images,
+    average_attention,
+)
 from pseudolabels.zero123plus.warps import WarpRanges, random_warp
 from wildshape.errors import UserError
 from wildshape.geometry import Affine2D
 from wildshape.stage import MapStage
 
+PEAK_SIDE = 512
+"""Longer side of the maps in which peaks are looked for as published."""
 AT_ONCE = 8
 """Pictures in one forward pass. More were no faster on a CPU, and take memory."""
 
@@ -36,8 +45,8 @@ class PointFinder:
         tokens: see `TokenFile`.
         views: random views whose attention is averaged (published: 10); 0: the crop as it is.
         seed: of the views and the noise.
-        power: points are mean places of maps to this power (`maps.soft_peaks`); 0: means about the highest
-            pixel (`maps.weighted_peaks`), as published.
+        power: points are mean places of maps to this power (`maps.soft_peaks`); 0: as published, means
+            about the highest pixel (`maps.weighted_peaks`) of maps upsampled to `PEAK_SIDE`.
         ranges: of the views; default as in training.
     """
 
@@ -63,6 +72,7 @@ class PointFinder:
         shape = (len(self.thetas), 1, *model.noise_shape(self.image_size))
         self.noise = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)).to(model.device)
         self.radius = max(1.0, token_maps.RADIUS * model.reading.side / PUBLISHED_SIDE)
+        self.fill = PUBLISHED_FILL if model.reading.published else FILL
 
     def _attention(self, images: Tensor, embedding: Tensor, noise: Tensor) -> Tensor:
         return self.model.attention(images, embedding, noise, self.kept)
@@ -73,7 +83,7 @@ class PointFinder:
         images = as_images(torch.from_numpy(np.ascontiguousarray(crops)).to(self.model.device))
         noise = self.noise.expand(-1, len(images), -1, -1, -1)
         return average_attention(
-            self._attention, images, self.embedding, noise, self.thetas, at_once=AT_ONCE
+            self._attention, images, self.embedding, noise, self.thetas, self.fill, at_once=AT_ONCE
         )
 
     def __call__(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -91,7 +101,10 @@ class PointFinder:
         if self.power:
             xy = token_maps.soft_peaks(found, self.power)
         else:
-            xy = token_maps.weighted_peaks(found, self.radius)
+            scale = PEAK_SIDE / max(height, width)
+            size = (round(scale * height), round(scale * width))
+            large = functional.interpolate(found, size, mode="bilinear", align_corners=False)
+            xy = token_maps.weighted_peaks(large) / scale
         mass = token_maps.peak_mass(found, self.radius)
         xy = xy.double() / xy.new_tensor((width, height), dtype=torch.float64)
         return xy.cpu().numpy(), mass.double().cpu().numpy()

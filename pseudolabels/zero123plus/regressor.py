@@ -112,11 +112,7 @@ def fit_regressor(
         UserError: fewer than two animals, or shapes that do not fit.
     """
     points, keypoints, weight = (np.asarray(v, float) for v in (points, keypoints, weight))
-    if len(points) < 2 or points.shape[0] != keypoints.shape[0] or weight.shape != keypoints.shape[:2]:
-        raise UserError(
-            "the regressor: expected points [N, K, 2], keypoints [N, J, 2] and weights [N, J] of at least "
-            f"2 labelled animals; found {list(points.shape)}, {list(keypoints.shape)}, {list(weight.shape)}"
-        )
+    _check(points, keypoints, weight)
     centre, turn, scale = _frames(points, frame)
     x = _to_frame(points, centre, turn, scale).reshape(len(points), -1)
     y = _to_frame(np.where(weight[..., None] > 0, keypoints, 0.0), centre, turn, scale)
@@ -130,6 +126,35 @@ def fit_regressor(
         fitted = _ridge(x[rows] - mean, y[rows, joint], weight[rows, joint], scale[rows], strengths)
         weights[:, joint], bias[joint], strength[joint], error[joint] = fitted
     return Regressor(frame, mean, weights, bias, strength, error)
+
+
+def published_regressor(points: np.ndarray, keypoints: np.ndarray, weight: np.ndarray) -> Regressor:
+    """`fit_published` in the frame of the box; arguments and errors as of `fit_regressor`."""
+    points, keypoints, weight = (np.asarray(v, float) for v in (points, keypoints, weight))
+    _check(points, keypoints, weight)
+    x = points.reshape(len(points), -1)
+    y = np.where(weight[..., None] > 0, keypoints, 0.5).reshape(len(points), -1)
+    joints = keypoints.shape[1]
+    weights = fit_published(x, y, np.repeat(weight, 2, axis=1)).reshape(-1, joints, 2)
+    error = np.full(joints, np.nan)
+    for joint in range(joints):
+        rows = weight[:, joint] > 0
+        if rows.sum() < 2:
+            continue
+        left, values, _ = np.linalg.svd(x[rows] - 0.5, full_matrices=False)
+        leverage = (left[:, values > values.max() * 1e-12] ** 2).sum(1)
+        residual = y.reshape(len(y), joints, 2)[rows, joint] - 0.5 - (x[rows] - 0.5) @ weights[:, joint]
+        error[joint] = (np.linalg.norm(residual, axis=1) / np.clip(1 - leverage, 1e-6, None)).mean()
+    strength = np.where(weight.any(0), 0.0, np.nan)
+    return Regressor("box", np.zeros(x.shape[1]), weights, np.zeros((joints, 2)), strength, error)
+
+
+def _check(points: np.ndarray, keypoints: np.ndarray, weight: np.ndarray) -> None:
+    if len(points) < 2 or points.shape[0] != keypoints.shape[0] or weight.shape != keypoints.shape[:2]:
+        raise UserError(
+            "the regressor: expected points [N, K, 2], keypoints [N, J, 2] and weights [N, J] of at least "
+            f"2 labelled animals; found {list(points.shape)}, {list(keypoints.shape)}, {list(weight.shape)}"
+        )
 
 
 def _ridge(

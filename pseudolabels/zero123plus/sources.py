@@ -86,8 +86,8 @@ def commit_of(repository: str, revision: str | None) -> str:
             index = hf_hub_download(repository, "model_index.json", revision=revision)
     except LocalEntryNotFoundError as error:
         raise UserError(
-            f"--model {repository}: expected the hub, or a copy in its cache; found neither; where there is "
-            f"a network, run: hf download {repository} --local-dir FOLDER; and then name that folder"
+            f"--model {repository}: expected the hub, or a copy in its cache; found neither; where there "
+            f"is a network, run: hf download {repository} --local-dir FOLDER; and then name that folder"
         ) from error
     except (OSError, ValueError) as error:  # no such repository, revision or file; not a name
         raise _unusable(repository, error) from error

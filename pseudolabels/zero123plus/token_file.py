@@ -105,7 +105,7 @@ def load_model_of(
         if found != facts[name]:
             raise UserError(
                 f"--model: expected the one that the tokens were learnt with, {facts['model']} ({title} "
-                f"{facts[name]}); found {source or facts['model']} ({title} {found}); name that one, or learn "
-                f"tokens of this one: {command}"
+                f"{facts[name]}); found {source or facts['model']} ({title} {found}); name that one, or "
+                f"learn tokens of this one: {command}"
             )
     return model

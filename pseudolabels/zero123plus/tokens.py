@@ -21,11 +21,13 @@ from wildshape.errors import UserError
 AttentionOf = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Maps [B, N, h, w] of images [B, 3, S, S] in 0..1, tokens [N, D] and noise [B, C, s, s]."""
 PUBLISHED_SIDE = 128
+FILL, PUBLISHED_FILL = 1.0, 0.0
+"""Colour, 0..1, that a transformed image shows beyond its edge: that of the crops' ground; black."""
 
 
 @dataclass(frozen=True)
 class TokenSettings:
-    """What tokens learn from (defaults as published).
+    """What tokens learn from; defaults as published but for `fill` and `masked`.
 
     Attributes:
         num_tokens: N.
@@ -35,7 +37,7 @@ class TokenSettings:
         equivariance: weight of `maps.equivariance_loss`.
         sigma: of the blobs, in pixels of a map of 128; smaller maps have smaller blobs.
         ranges: of the transforms.
-        fill: colour that transformed images show beyond their edge, 0..1.
+        fill: colour that transformed images show beyond their edge, 0..1; published: 0.
         masked: whether what has left the frame does not count; published: False.
         chunk: images whose attention is in memory at a time; None: the whole batch.
     """
@@ -47,7 +49,7 @@ class TokenSettings:
     equivariance: float = 1000.0
     sigma: float = token_maps.SIGMA
     ranges: WarpRanges = WarpRanges()
-    fill: float = 1.0
+    fill: float = FILL
     masked: bool = True
     chunk: int | None = None
 
@@ -274,7 +276,7 @@ def average_attention(
     embedding: Tensor,
     noise: Tensor,
     thetas: Sequence[Tensor],
-    fill: float = 1.0,
+    fill: float = FILL,
     at_once: int = 1,
 ) -> Tensor:
     """Attention averaged over views of an image, each warped back (published: 10 views).

@@ -274,6 +274,15 @@ def few_of(seed):
     return seed["labels"]
 
 
+def test_settings_are_tried_on_worlds_that_nothing_else_is_measured_on(points):
+    options = SimpleNamespace(first_seed=60, seeds=2, sweep_seeds=1, parts=["works", "labels", "sweep"])
+    assert points._seeds(options) == [
+        (60, ["works", "labels"]), (61, ["works", "labels"]), (59, ["sweep"])
+    ]  # fmt: skip
+    options.parts = ["sweep"]
+    assert points._seeds(options) == [(59, ["sweep"])]
+
+
 def test_arms_share_trainings_where_they_can(points):
     sweep = points.ARMS["sweep"]
     assert {arm.training for name, arm in sweep.items() if "points" in name or "frame" in name} == {"ours"}
@@ -322,3 +331,5 @@ def test_a_world_finds_points_once(points, tmp_path, monkeypatch):
     write_json(path.parents[2] / "benchmark.json", {})
     half = points.ARMS["sweep"]["side half"]
     assert world.training(half).side == 16 and world.training(half).name == "points_side_half"
+    published = world.training(points.AS_PUBLISHED)
+    assert published.side is None and published.for_model(96, 16).side == 128

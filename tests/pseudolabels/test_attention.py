@@ -129,3 +129,15 @@ def test_what_cannot_be_recorded(unet, golden):
     )  # fmt: skip
     with pytest.raises(UserError, match="found UpBlock2D"):
         token_width(plain)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("side", "count"), [(32, 2), (34, 0)])
+def test_layers_of_more_than_32_rows_are_not_recorded(unet, side, count):
+    """This network's layers on the way up all have as many rows as the latents."""
+    recorder = Recorder(side, side, 24, 2, stop=False)
+    latents = torch.zeros((1, unet.config.in_channels, side, side))
+    with recording(unet, recorder):
+        tokens = torch.zeros((1, 3, unet.config.cross_attention_dim))
+        unet(latents, torch.tensor([10]), encoder_hidden_states=tokens)
+    assert len(recorder.maps) == count

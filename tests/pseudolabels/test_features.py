@@ -1,7 +1,10 @@
 """Diffusion models as sources of attention: tiny random ones, saved and loaded."""
 
+import cv2
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_models import TWO_LEVELS
 
 from wildshape.errors import UserError
@@ -97,6 +100,50 @@ def test_each_switch_does_something(pipeline, name):
     assert (one - other).abs().max() > 1e-5
     again = plain.attention(images, tokens, noise)
     torch.testing.assert_close(again, one, rtol=0, atol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("side", [32, 48, 20])
+def test_the_embedding_is_the_pipelines_whatever_the_size_of_crops(pipeline, side):
+    """Its vision encoder takes pictures of one size, as the published one does of 224 pixels."""
+    model = model_of(pipeline, Switches(global_embeddings=True))
+    picture = np.random.default_rng(3).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    picture = cv2.resize(picture, (side, side), interpolation=cv2.INTER_CUBIC)
+    images = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
+    found = model._global_embeddings(images, len(pipeline.config.ramping_coefficients))
+    expected = pipeline.embed_globally(Image.fromarray(picture))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.02 * float(expected.abs().max()))
+    tokens = torch.randn((5, model.width), generator=torch.Generator().manual_seed(1))
+    noise = torch.zeros((1, *model.noise_shape(side)))
+    assert model.attention(images, tokens, noise).shape[:2] == (1, 5)
+
+
+@torch.no_grad()
+def test_guidance_leads_away_from_what_the_pipeline_leads_away_from(pipeline, monkeypatch):
+    """A picture of nothing, which for the autoencoder is grey and not black."""
+    taken = []
+
+    def sample(tokens, reference, *unused):
+        taken.append(reference)
+        raise InterruptedError
+
+    monkeypatch.setattr(pipeline, "_sample", sample, raising=True)
+    picture = Image.new("RGB", (32, 32), "red")
+    with pytest.raises(InterruptedError):
+        pipeline(picture, guidance_scale=4.0, num_inference_steps=1)
+    model = model_of(pipeline, Switches(guidance=True, reference_attention=True))
+    images, tokens, noise = inputs(model)
+    noised, original = [], AttentionModel._add_noise
+
+    def add_noise(self, latents, noise):
+        noised.append(latents)
+        return original(self, latents, noise)
+
+    monkeypatch.setattr(AttentionModel, "_add_noise", add_noise)
+    model.attention(images, tokens, noise)
+    nothing, _ = taken[0].chunk(2)
+    torch.testing.assert_close(noised[2], nothing.expand(2, -1, -1, -1))
+    assert len(noised) == 3 and (noised[1] - nothing).abs().max() > 0.1
 
 
 @torch.no_grad()

@@ -6,7 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pseudolabels.zero123plus.regressor import STRENGTHS, Regressor, fit_published, fit_regressor, spread
+from pseudolabels.zero123plus.regressor import (
+    STRENGTHS,
+    Regressor,
+    fit_published,
+    fit_regressor,
+    published_regressor,
+    spread,
+)
 from wildshape.errors import UserError
 
 GOLDEN = Path(__file__).parents[1] / "data/stable_keypoints/keypoint_maths.npz"
@@ -100,6 +107,33 @@ def test_a_turned_picture_gives_turned_keypoints():
         np.testing.assert_allclose(free(turned(xy, degrees)), turned(free(xy), degrees), atol=1e-9)
     assert np.abs(free(turned(xy, 90)) - turned(keypoints, 90)).max() < 0.02
     assert np.abs(box(turned(xy, 90)) - turned(keypoints, 90)).max() > 0.02
+
+
+def test_the_published_regressor_has_no_bias_and_tells_its_error_on_who_is_left_out():
+    """The error in closed form is that of refits without each animal."""
+    rng = np.random.default_rng(8)
+    xy = rng.uniform(0, 1, (20, 3, 2))
+    keypoints = rng.uniform(0, 1, (20, 2, 2))
+    weight = np.ones((20, 2))
+    weight[4:8, 1] = 0
+    keypoints[weight == 0] = np.nan
+    fitted = published_regressor(xy, keypoints, weight)
+    expected = fit_published(xy.reshape(20, 6), keypoints.reshape(20, 4), np.repeat(weight, 2, 1))
+    np.testing.assert_allclose(fitted(xy).reshape(20, 4), (xy.reshape(20, 6) - 0.5) @ expected + 0.5)
+    np.testing.assert_allclose(fitted(np.full((1, 3, 2), 0.5)), 0.5)
+    for joint in range(2):
+        known = np.flatnonzero(weight[:, joint])
+        errors = []
+        for left in known:
+            rest = known[known != left]
+            alone = published_regressor(xy[rest], keypoints[rest], weight[rest])
+            errors.append(np.linalg.norm(alone(xy[[left]])[0, joint] - keypoints[left, joint]))
+        assert fitted.error[joint] == pytest.approx(np.mean(errors))
+    none = published_regressor(xy, keypoints, weight * [1, 0])
+    assert np.isnan(none.error[1]) and np.isnan(none.strength[1]) and none.strength[0] == 0
+    np.testing.assert_allclose(none(xy)[:, 1], 0.5)
+    with pytest.raises(UserError, match="at least 2 labelled animals; found"):
+        published_regressor(xy[:1], keypoints[:1], weight[:1])
 
 
 def test_points_on_one_spot_have_no_frame_and_do_not_rule_the_others():

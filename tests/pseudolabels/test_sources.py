@@ -24,7 +24,7 @@ FIRST, SECOND = "a" * 40, "b" * 40
 
 
 class Hub(ThreadingHTTPServer):
-    """A repository with two commits, as far as its clients ask; ``main`` is the commit of its main branch."""
+    """A repository with two commits, as far as its clients ask; ``main`` is the one of its main branch."""
 
     def __init__(self, folders):
         super().__init__(("127.0.0.1", 0), Answers)

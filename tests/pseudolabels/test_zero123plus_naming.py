@@ -13,6 +13,7 @@ from pseudolabels import train_tokens
 from pseudolabels.zero123plus import naming
 from pseudolabels.zero123plus.points import PointFinder, PointPseudoLabels
 from pseudolabels.zero123plus.token_file import TokenFile
+from pseudolabels.zero123plus.tokens import Tokens, TokenTask
 from wildshape.errors import UserError
 from wildshape.records import AnimalRecords
 
@@ -21,7 +22,7 @@ class Darkness:
     """Attention where a picture is dark; a second token looks where it is not."""
 
     device = torch.device("cpu")
-    reading = SimpleNamespace(side=64)
+    reading = SimpleNamespace(side=64, published=False)
 
     def noise_shape(self, size):
         return 1, 4, 4
@@ -93,6 +94,25 @@ def test_the_better_frame_is_taken_and_tells_how_sure_it_is(frame):
     facts = naming.measure(regressor, unit, records, naming.mean_position(records))
     assert facts["pck@0.1"] == 1 and facts["error_percent"] < 2
     assert naming.choose_regressor(unit, records, "box")[0].frame == "box"
+    published, tried = naming.choose_regressor(unit, records, "published")
+    assert set(tried) == {"published"} and not published.bias.any()
+
+
+def test_published_is_as_published():
+    """The settings of the released code; numbers of its single steps are in tests/data/stable_keypoints."""
+    config = train_tokens.Config(category="cow", published=True).for_model(1024, 64)
+    settings = config.settings
+    assert (config.num_tokens, config.steps, config.batch_size, config.lr) == (500, 200, 4, 5e-3)
+    assert (settings.candidates, settings.taught, settings.sigma) == (25, 10, 2.0)
+    assert (settings.sharpen, settings.equivariance) == (100.0, 1000.0)
+    assert (settings.fill, settings.masked, config.side, config.layers) == (0.0, False, 128, 3)
+    assert train_tokens.Config(category="cow").settings.fill == 1.0
+    ranges = settings.ranges
+    assert (ranges.rotation_deg, ranges.scale, ranges.shift) == (15.0, (0.8, 1.0), 0.25)
+    assert (train_tokens.PUBLISHED_POINTS, train_tokens.PUBLISHED_NOISE) == (10, -1)
+    task = TokenTask(Tokens(25, 4), None, [], [], settings, (4, 2, 2), config.lr)
+    (group,) = task.optimizer.param_groups
+    assert isinstance(task.optimizer, torch.optim.AdamW) and group["weight_decay"] == 1e-4
 
 
 def test_learning_rate_and_blobs_suit_the_model():
@@ -106,6 +126,9 @@ def test_learning_rate_and_blobs_suit_the_model():
     settings = train_tokens.Config(category="cow"), train_tokens.Config(category="cow", published=True)
     assert [config.noise for config in settings] == [-13, -1]
     assert train_tokens.Config(category="cow", published=True, noise_step=-5).noise == -5
+    sides = [settings[0].for_model(96, latents).side for latents in (16, 40, 64, 96)]
+    assert sides == [32, 80, 128, 128]
+    assert train_tokens.Config(category="cow", side=20).for_model(96, 16).side == 20
     for flag in ("lr", "sigma"):
         with pytest.raises(UserError, match=f"--{flag}: expected more than 0; found 0"):
             train_tokens.Config(category="cow", **{flag: 0.0})

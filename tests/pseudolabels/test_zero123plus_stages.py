@@ -107,8 +107,12 @@ def test_a_matted_crop_is_white_outside_the_animal():
     for x, y in np.rint(inside).astype(int):
         assert (crop[y, x] == 90).all()
     assert all((crop[int(round(y)), int(min(x, 71))] == 255).all() for x, y in outside)
-    plain, same = matted_crop(image, box, 72)
-    assert (plain[36] == 90).all() and (same.matrix == affine.matrix).all()
+    boxed, same = matted_crop(image, box, 72)  # without a mask all of the box, and nothing else
+    assert (boxed[16:56, 6:66] == 90).all() and (boxed == 90).all(2).sum() == 40 * 60
+    assert ((boxed == 90) | (boxed == 255)).all() and (same.matrix == affine.matrix).all()
+    flat, _ = matted_crop(image, np.array([29.5, 19.5, 59.5, 39.25]), 72)  # 15.75 to 55.25 of the crop
+    rows = [255, 131, 90, 90, 131, 255]  # of a row three quarters of which the box covers, 255 - .75 * 165
+    assert flat[[15, 16, 17, 54, 55, 56], 36, 0].tolist() == rows
     np.testing.assert_allclose(
         unit_affine(box).apply(box.reshape(2, 2)), [[1 / 12, 2 / 9], [11 / 12, 7 / 9]]
     )
@@ -142,7 +146,7 @@ def test_from_crops_to_named_keypoints(world, folders, capsys):
     curve = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in curve if "sharpening" in line] == [1, 2, 3, 4]
     assert sum("val_loss" in line for line in curve) == 2
-    assert "3 of 6 crops are matted; on others the background shows: expect less" in capsys.readouterr().out
+    assert "3 of 6 crops are matted; of others all of the box shows: expect less" in capsys.readouterr().out
 
     facts = generate_pl.run(predicting(), world)
     points, named = points_of(world), points_of(world, "zero123plus")
@@ -155,6 +159,10 @@ def test_from_crops_to_named_keypoints(world, folders, capsys):
     unit = naming.to_unit(points["xy"], instances["box_xyxy"])
     assert (unit > 0).all() and (unit < 1).all()
     assert facts["labelled"] == 5 and facts["val"]["animals"] == 2 and 0 <= facts["val"]["pck@0.1"] <= 1
+    said = capsys.readouterr().out
+    assert "keypoints/zero123plus_points: 3 of 6 crops are matted" in said and facts["matted"] == 3
+    labelled = "keypoints/zero123plus_points_labelled: 0 of 7 crops are matted"
+    assert labelled in said and "--category cow --labelled" in said and facts["labelled_matted"] == 0
     assert set(points_of(world, "zero123plus_points_labelled")["instance_id"]).isdisjoint(
         world.load("labels")["instance_id"][world.load("labels")["split"] == "test"]
     )
@@ -165,7 +173,7 @@ def test_from_crops_to_named_keypoints(world, folders, capsys):
     counted = labels["visible"][val] == 2
     assert 100 * errors[counted].mean() == pytest.approx(facts["val"]["error_percent"], rel=1e-6)
     assert json.loads(world.metrics_path("keypoints_zero123plus").read_text())["frame"] == facts["frame"]
-    assert "6 of 6 animals, mean peak mass" in capsys.readouterr().out
+    assert "6 of 6 animals, mean peak mass" in said
 
     with Image.open(world.root / facts["picture"]) as picture:
         assert picture.size[0] > 6 * 192 and picture.size[1] > 2 * 192
@@ -197,6 +205,22 @@ def test_points_do_not_depend_on_the_batch(learnt):
     alone = [stage.finder(crops[i : i + 1]) for i in range(4)]
     np.testing.assert_allclose(np.concatenate([xy for xy, _ in alone]), together[0], atol=1e-4)
     np.testing.assert_allclose(np.concatenate([mass for _, mass in alone]), together[1], atol=1e-5)
+
+
+def test_peaks_as_published_are_means_about_the_highest_of_512_pixels(learnt):
+    finder = generate_pl.make_stage(learnt, predicting(power=0.0)).finder
+    maps = torch.rand((2, 3, 16, 16), generator=torch.Generator().manual_seed(4))
+    maps[:, :, [0, -1]] = maps[..., [0, -1]] = 0  # several pixels of an edge would be equally high
+    finder.maps = lambda crops: maps
+    xy, _ = finder(np.zeros((2, 16, 16, 3), np.uint8))
+    place = np.arange(512) + 0.5
+    for found, small in zip(xy.reshape(-1, 2), maps.flatten(0, 1).numpy()):
+        large = cv2.resize(small, (512, 512), interpolation=cv2.INTER_LINEAR).astype(float)
+        row, column = np.unravel_index(large.argmax(), large.shape)
+        near = (place[:, None] - place[row]) ** 2 + (place - place[column]) ** 2 <= 25
+        mass = large * near
+        mean = [(mass.sum(0) * place).sum(), (mass.sum(1) * place).sum()]
+        np.testing.assert_allclose(found, np.array(mean) / mass.sum() / 512, atol=2e-4)
 
 
 def test_points_on_one_spot_are_said(learnt, capsys):
