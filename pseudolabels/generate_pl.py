@@ -28,7 +28,7 @@ from wildshape.crops import image_paths
 from wildshape.device import pick_device
 from wildshape.engine import EngineOptions
 from wildshape.files import write_json
-from wildshape.stage import MapOptions, Provenance, input_hashes, run_map, run_reduce
+from wildshape.stage import MapOptions, Provenance, input_hashes, run_map, run_reduce, withdraw
 from wildshape.tables import Table
 from wildshape.training_data import labelled, labelled_name
 
@@ -197,6 +197,16 @@ def _name(
     return run_reduce(make, out, provenance, overwrite=config.overwrite)
 
 
+def _withdraw_named(config: Config, workspace: Workspace) -> None:
+    """Named keypoints of an earlier call, which the points of this one no longer give."""
+    for source in (SOURCE, LABELLED):
+        path = workspace.keypoints_path(source)
+        if path.exists() and config.overwrite:
+            withdraw(path)
+        elif path.exists():
+            say(f"keypoints/{source}: those of an earlier call stay; to remove them, add --overwrite")
+
+
 def _name_val(config: Config, workspace: Workspace, regressor: naming.Regressor) -> None:
     """The named keypoints of the labelled animals of val: the regressor was not fitted on them."""
     labels, points = workspace.load("labels"), workspace.load_keypoints(LABELLED_POINTS)
@@ -252,6 +262,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     table: Table | None = None
     if regressor is None:
         say(f"keypoints/{SOURCE}: not made, the points have no names: {facts['why']}")
+        _withdraw_named(config, workspace)
     else:
         write_json(workspace.checkpoint_dir(SOURCE) / "regressor.json", regressor.as_dict())
         table = _name(config, workspace, points, regressor)

@@ -23,6 +23,7 @@ from wildshape.tables import Table, concat, read_facts, read_table, table_hash, 
 __all__ = [
     "MapOptions", "MapStage", "Provenance", "as_columns", "describe_change", "fingerprint", "input_hashes",
     "is_finished", "package_version", "progress", "publish", "run_map", "run_reduce", "up_to_date",
+    "withdraw",
 ]  # fmt: skip
 
 
@@ -136,6 +137,12 @@ def publish(table: Table, out: Path, provenance: Provenance) -> Table:
     write_table(table, out, provenance.as_dict())
     write_json(_manifest_path(out), {**provenance.as_dict(), "rows": len(table), "table": out.name})
     return table
+
+
+def withdraw(out: Path) -> None:
+    """Remove a table that `publish` wrote, and its manifest."""
+    _manifest_path(out).unlink(missing_ok=True)
+    out.unlink()
 
 
 def run_reduce(

@@ -260,6 +260,21 @@ def test_without_labels_the_points_are_written_and_have_no_names(learnt, capsys)
     assert text in capsys.readouterr().out and facts["why"].startswith("no labelled photos")
 
 
+def test_names_of_an_earlier_call_are_not_taken_for_todays(learnt, capsys):
+    generate_pl.run(predicting(), learnt)
+    named = [learnt.keypoints_path(f"zero123plus{end}") for end in ("", "_labelled")]
+    assert all(path.exists() for path in named)
+    for name in ("labels", "labelled_images"):
+        learnt.table_path(name).unlink()
+    capsys.readouterr()
+    generate_pl.run(predicting(), learnt)
+    said = "keypoints/zero123plus: those of an earlier call stay; to remove them, add --overwrite"
+    assert said in capsys.readouterr().out and all(path.exists() for path in named)
+    generate_pl.run(predicting(overwrite=True), learnt)
+    assert not any(path.exists() for path in named) and learnt.keypoints_path("zero123plus_points").exists()
+    assert not list(named[0].parent.glob("zero123plus.*"))
+
+
 def test_without_detected_animals_the_labelled_ones_teach(world, folders, capsys):
     world.table_path("instances").unlink()
     metrics = train_tokens.run(training(folders), world)

@@ -189,8 +189,8 @@ def _selected(inputs: RunInputs) -> list[FunnelStep]:
 
 
 TITLES: Mapping[str, str] = {
-    "kpconf": "KP-Conf", "cf_mt": "CF-MT", "cf_cm": "CF-CM", "cf_cm2": "CF-CM2", "cf_all": "CF-All",
-    "random": "random", "all": "all",
+    "kpconf": "KP-Conf", "cf_mt": "CF-MT", "cf_cm": "CF-CM", "cf_cm_zero123plus": "CF-CM with Zero123Plus",
+    "cf_cm2": "CF-CM2", "cf_all": "CF-All", "random": "random", "all": "all",
 }  # fmt: skip
 
 

@@ -17,12 +17,12 @@ from wildshape.report.sections.words import DASH, missing, percent, threshold
 from wildshape.report.svg import Axes, Series, line_chart
 
 PER_GROUP = 6
-_TONES = {"kpconf": "1", "cf_mt": "2", "cf_cm": "3", "cf_cm2": "4", "cf_all": "5"}
+_TONES = {"kpconf": "1", "cf_mt": "2", "cf_cm": "3", "cf_cm2": "4", "cf_all": "5", "cf_cm_zero123plus": "6"}
 
 
 def tone_of(criterion: str) -> str:
     """The colour of a criterion."""
-    return _TONES.get(criterion, "5")
+    return _TONES.get(criterion, "neutral")
 
 
 def label_quality(analysis: Analysis) -> Section:
