@@ -6,9 +6,10 @@ units, so that each becomes a rank in 0..1 among the animals it is compared with
 mean.
 
 The weights are fitted on the labelled animals of val, whose truth is known and which no network learnt
-from (though some chose checkpoints on it): ranks of doubts against the rank of the network's error, by least
-squares with weights of 0 or more (Lawson and Hanson, 1974), so that no source counts against its sense. Val is small (tens of animals): a
-ridge pulls the weights towards equal ones, as strongly as leave-one-out error lets it.
+from (though some chose checkpoints on it): ranks of doubts against the rank of the network's error, by
+least squares with weights of 0 or more (Lawson and Hanson, 1974), so that no source counts against its
+sense. Val is small (tens of animals): a ridge pulls the weights towards equal ones, as strongly as
+leave-one-out error lets it.
 
 NumPy and SciPy only.
 """

@@ -29,7 +29,7 @@ NAMED_BY_A_LIBRARY = {(Path("pseudolabels/zero123plus/pipeline.py"), "__init__")
 # Engine modules that may import torch when they are imported.
 TORCH_AT_TOP = {
     Path(f"wildshape/{name}.py")
-    for name in ("checkpoints", "data_stream", "device", "distributed", "pretrained", "training")
+    for name in ("checkpoints", "data_stream", "device", "distributed", "finite", "pretrained", "training")
 }
 
 
