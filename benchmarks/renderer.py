@@ -36,7 +36,7 @@ from wildshape.category import list_categories, load_category
 BATCH, SIZE = 12, 256
 THREADS = {"": None, ", one thread": 1}
 TURNS = 10
-LIMITS = {"silhouette": 0.6, "z-buffer": 7.0}  # ms, forward and backward, 1,280 faces, two cores
+LIMITS = {"silhouette": 0.6, "z-buffer": 7.0}  # ms, forward and backward, two cores
 
 Draw = Callable[[Tensor], Sequence[Tensor]]
 
