@@ -86,8 +86,9 @@ def commit_of(repository: str, revision: str | None) -> str:
             index = hf_hub_download(repository, "model_index.json", revision=revision)
     except LocalEntryNotFoundError as error:
         raise UserError(
-            f"--model {repository}: expected the hub, or a copy in its cache; found neither; where there "
-            f"is a network, run: hf download {repository} --local-dir FOLDER; and then name that folder"
+            f"--model {repository}: expected a folder, or a repository on the hub or in its cache; found "
+            f"none; where there is a network, run: hf download {repository} --local-dir FOLDER; then name "
+            "that folder"
         ) from error
     except (OSError, ValueError) as error:  # no such repository, revision or file; not a name
         raise _unusable(repository, error) from error

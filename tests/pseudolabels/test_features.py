@@ -179,7 +179,7 @@ def test_models_that_cannot_be_had(tmp_path, monkeypatch, pipeline):
     with pytest.raises(UserError, match="--dtype float16: expected float32; with less precision"):
         load_model("small", device=CPU, dtype="float16")
     with pytest.raises(
-        UserError, match="--model someone/nothing: expected the hub.* run: hf download someone"
+        UserError, match="--model someone/nothing: expected a folder, .*run: hf download someone"
     ):
         load_model("someone/nothing", device=CPU)
     (tmp_path / "empty").mkdir()

@@ -143,8 +143,8 @@ def test_without_a_network_the_cache_answers_or_one_line_says_what_to_run(hub, m
     with pytest.raises(UserError) as refused:
         load_model("someone/other", device=CPU)
     assert str(refused.value) == (
-        "--model someone/other: expected the hub, or a copy in its cache; found neither; where there is a "
-        "network, run: hf download someone/other --local-dir FOLDER; and then name that folder"
+        "--model someone/other: expected a folder, or a repository on the hub or in its cache; found none; "
+        "where there is a network, run: hf download someone/other --local-dir FOLDER; then name that folder"
     )
     assert capfd.readouterr() == ("", "")
 
