@@ -31,7 +31,7 @@ class CategorySpec:
         exclude: Words or phrases that rule a match out ("sea horse").
         template: Where its template mesh comes from: `{procedural: {...}}` or `{file: path}`
             with settings of that file.
-        active_parts: Names of the template's parts that may turn; None means all.
+        active_parts: Names of the template's parts that may turn; None leaves it to the template.
         diorama: Overrides for the synthetic world.
         path: The YAML file.
     """
