@@ -6,13 +6,14 @@ import torch
 from safetensors.torch import load_file
 
 from prepare_data.diorama.subjects import PARTS
-from prepare_data.make_views import Config, make_zoo, picture_columns
+from prepare_data.make_views import Config, make_zoo, picture_columns, ring_columns
 from pseudolabels.zero123plus.small_caption_task import CaptionTask
 from pseudolabels.zero123plus.small_data import Caption
-from pseudolabels.zero123plus.small_latents import PictureLatents, encode
+from pseudolabels.zero123plus.small_latents import PictureLatents, RingLatents, encode, ring_file
 from pseudolabels.zero123plus.small_model import SMALL, count_parameters, load_small
 from pseudolabels.zero123plus.small_training import TaskConfig, psnr, to_pixels
 from pseudolabels.zero123plus.small_vae_task import reconstruct
+from pseudolabels.zero123plus.small_views_task import ViewsTask
 
 ANIMALS, SEED = 12, 9905
 
@@ -60,3 +61,19 @@ def test_captions_steer_it_and_their_words_look_at_parts(pipeline, pictures):
     found = CaptionTask(pipeline, data, data, PARTS, TaskConfig()).evaluate()
     assert found["loss"] < 0.95 * found["loss_without"] < 0.9 * found["loss_shuffled"]
     assert found["attention"] > 1.2 and found["attention_body"] > 1.4 and found["attention_neck"] > 1.3
+
+
+def test_views_are_those_of_the_picture(pictures):
+    pipeline = load_small()  # its U-Net gets reference attention
+    config = Config(seed=SEED)
+    zoo = make_zoo(config)
+    columns = [ring_columns(config, zoo, "train", index) for index in range(8)]
+    data = {name: np.concatenate([one[name] for one in columns]) for name in ("inputs", "targets")}
+    rings = RingLatents(**ring_file(pipeline.vae, data), images=data["inputs"])
+    captions = PictureLatents(
+        encode(pipeline.vae, pictures["image"][:1]),
+        (Caption.from_json(pictures["caption"][0]),),
+        pictures["parts"][:1],
+    )
+    found = ViewsTask(pipeline, rings, rings, captions, TaskConfig()).evaluate()
+    assert found["loss"] < 0.88 * found["loss_shuffled"]
