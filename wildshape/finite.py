@@ -68,9 +68,9 @@ def at_fault(
             for row in range(len(pairs))
             if any(of.is_floating_point() and not bool(of[row].isfinite().all()) for of in batch.values())
         ]
+        shown = getattr(task, "shown", None)
         for row in rows or range(len(pairs)):
             position, item = pairs[row]
-            shown = getattr(task, "shown", None)
             names.append(str(item) if shown is None else shown(item, stream_rng(config.seed, position)))
     names = [name for found in every_process(names) for name in found]
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""

@@ -150,9 +150,11 @@ class AttentionModel:
         if not self.switches.guidance or self.switches.on == ("guidance",):
             return found
         without = None
-        if beside is not None:
+        if reference is not None:
+            assert self.pipeline is not None
             with torch.no_grad():
-                without = self._add_noise(self.nothing(images), noise)[0]
+                nothing = self.pipeline.encode_nothing(images).expand_as(reference)
+                without = self._add_noise(nothing, noise)[0]
         plain = embedding.expand(len(images), *embedding.shape)
         return (found + self._read((noisy, step), plain, without, kept)) / 2
 
@@ -166,10 +168,6 @@ class AttentionModel:
         mode = self.vae.encode((images - 0.5) / IMAGE_STD).latent_dist.mode()
         scaled = scale_latents(mode * self.vae.config.scaling_factor)
         return scaled, mode if self.switches.reference_attention else None
-
-    def nothing(self, images: Tensor) -> Tensor:
-        """Unscaled latents of what guidance leads away from: grey, zero for the autoencoder (published)."""
-        return self.vae.encode(torch.zeros_like(images)).latent_dist.mode()
 
     def _add_noise(self, latents: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         scheduler = self.scheduler

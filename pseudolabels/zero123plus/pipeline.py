@@ -115,6 +115,10 @@ class Zero123PlusPipeline(DiffusionPipeline):
         """Latents [1, C, h, w] of a picture, unscaled: so does reference attention take them."""
         return self.vae.encode(self._pixels(image)).latent_dist.mode()
 
+    def encode_nothing(self, pixels: Tensor) -> Tensor:
+        """Unscaled latents [1, C, h, w] of a picture of nothing, grey, as large as pixels [B, 3, H, W]."""
+        return self.vae.encode(torch.zeros_like(pixels[:1])).latent_dist.mode()
+
     def embed_globally(self, image: Image.Image) -> Tensor:
         """What a picture as a whole adds to the tokens: [1, L, D]."""
         pixels = self.feature_extractor_clip(images=image, return_tensors="pt").pixel_values
@@ -166,7 +170,7 @@ class Zero123PlusPipeline(DiffusionPipeline):
             tokens = tokens + self.embed_globally(plain)
         if guided:
             # Guidance leads away from a picture of nothing.
-            nothing = self.vae.encode(torch.zeros_like(self._pixels(plain))).latent_dist.mode()
+            nothing = self.encode_nothing(self._pixels(plain))
             reference, tokens = torch.cat([nothing, reference]), torch.cat([unconditional, tokens])
         latents = self._sample(
             tokens,

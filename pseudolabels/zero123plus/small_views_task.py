@@ -58,7 +58,7 @@ class ViewsTask:
             self.empty = pipeline.encode_prompt([""])
             size = pipeline.config.view_size
             grey = torch.zeros((1, 3, size, size), device=pipeline.vae.device)
-            self.nothing = pipeline.vae.encode(grey).latent_dist.mode().to(config.device)
+            self.nothing = pipeline.encode_nothing(grey).to(config.device)
 
     def __len__(self) -> int:
         return len(self._train)
