@@ -13,11 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
-from pseudolabels.zero123plus.averaged import Averaged
-from pseudolabels.zero123plus.pipeline import GRID, Zero123PlusPipeline, ramped
+from pseudolabels.zero123plus.pipeline import GRID, Zero123PlusPipeline
 from pseudolabels.zero123plus.small_coarse import (
     CELL,
     coarse_grid,
@@ -27,10 +25,8 @@ from pseudolabels.zero123plus.small_coarse import (
     coarse_views,
     explained,
 )
-from pseudolabels.zero123plus.small_latents import PictureLatents, RingLatents
-from pseudolabels.zero123plus.small_model import clip_pixels
-from pseudolabels.zero123plus.small_rehearsal import Rehearsal
-from pseudolabels.zero123plus.small_training import CpuClock, TaskConfig, quick_attention
+from pseudolabels.zero123plus.small_ring_task import RingData, RingTask
+from pseudolabels.zero123plus.small_training import TaskConfig, quick_attention
 
 _BATCH = 16  # of evaluations
 _HIDDEN = 256
@@ -40,7 +36,7 @@ _HEADS_LR = 2.5  # times the denoiser's
 _FEWER = 4  # captioned pictures are rehearsed for a quarter of a batch
 
 
-class LayoutTask:
+class LayoutTask(RingTask):
     """The denoiser's middle and the vision encoder, from one picture and noise to six coarse views.
 
     Captions are rehearsed by the whole denoiser.
@@ -48,23 +44,13 @@ class LayoutTask:
     Args:
         pipeline: Whose networks are trained; its text encoder stays as it is, the heads are kept in the
             checkpoint alone.
-        train: Rings to train on: latents and inputs.
-        val: The same, to validate on.
-        captions: Captioned pictures to rehearse.
+        data: What is learnt from.
         config: Settings.
     """
 
-    def __init__(
-        self,
-        pipeline: Zero123PlusPipeline,
-        train: RingLatents,
-        val: RingLatents,
-        captions: PictureLatents,
-        config: TaskConfig,
-    ) -> None:
-        self._train, self._val, self._config = train, val, config
-        self._scale = coarse_scale(train)
-        self._shape = train.item(0, 0, 0)["grid"].shape
+    def __init__(self, pipeline: Zero123PlusPipeline, data: RingData, config: TaskConfig) -> None:
+        self._scale = coarse_scale(data.train)
+        self._shape = data.train.item(0, 0, 0)["grid"].shape
         unet = pipeline.unet
         width, channels = unet.config.block_out_channels[-1], unet.config.out_channels
         with torch.random.fork_rng(devices=[]):
@@ -77,8 +63,7 @@ class LayoutTask:
                     "place": nn.Conv2d(width, GRID[0] * GRID[1], 1),
                 }
             )
-        trained = {"unet": unet, "vision_encoder": pipeline.vision_encoder, "heads": heads}
-        self.model = Averaged(nn.ModuleDict(trained)).to(config.device, memory_format=torch.channels_last)
+        super().__init__(pipeline, data, config, heads=heads)
         network = self.model.network
         self.optimizer = torch.optim.AdamW(
             [
@@ -88,15 +73,6 @@ class LayoutTask:
             lr=config.lr,
             weight_decay=1e-3,
         )
-        self.noise = DDPMScheduler.from_config(pipeline.scheduler.config)
-        self.ramp = pipeline.config.ramping_coefficients
-        self._rehearsal = Rehearsal(pipeline, captions, self.noise, config.device)
-        with torch.no_grad():
-            self.empty = pipeline.encode_prompt([""])
-        self._clock = CpuClock()
-
-    def __len__(self) -> int:
-        return len(self._train)
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """An input, its coarse views, noise for a batch, and a captioned picture to rehearse."""
@@ -127,10 +103,8 @@ class LayoutTask:
 
     def predict(self, networks: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Coarse views [B, 6, D], and logits of the view that a place belongs to [B, 6, h, w]."""
-        pixels = batch["image"].permute(0, 3, 1, 2).float() / 255
-        with quick_attention(pixels.device):
-            embedding = networks["vision_encoder"](clip_pixels(pixels)).image_embeds
-            tokens = self.empty + ramped(embedding, self.ramp)
+        with quick_attention(batch["image"].device):
+            tokens = self.tokens(networks, batch["image"])
             noise, step = batch["noise"][:1], batch["timestep"][:1]
             features = middle(networks["unet"], noise, step, tokens, self.empty)
             factor = features.shape[-1] * CELL // noise.shape[-1]

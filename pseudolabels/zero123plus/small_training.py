@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pseudolabels.zero123plus.pipeline import scale_latents
-from pseudolabels.zero123plus.small_model import SCALING
+from pseudolabels.zero123plus.small_model import SCALING, clip_pixels
 
 DROPPED = 0.1  # share of captions and pictures that training leaves out, for guidance
 
@@ -97,6 +97,12 @@ def training_cost(path: Path) -> dict[str, float]:
 def to_pixels(images: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
     """RGB uint8 [B, H, W, 3] as float32 [B, 3, H, W] in 0 to 1."""
     return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255
+
+
+def embed(vision_encoder: Any, images: Tensor) -> Tensor:
+    """Embeddings [B, D] of pictures RGB uint8 [B, S, S, 3]."""
+    pixels = images.permute(0, 3, 1, 2).float() / 255
+    return vision_encoder(clip_pixels(pixels)).image_embeds
 
 
 def psnr(first: Tensor, second: Tensor) -> Tensor:

@@ -6,18 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler
-from torch import Tensor, nn
+from torch import Tensor
 
-from pseudolabels.zero123plus.averaged import Averaged
-from pseudolabels.zero123plus.pipeline import Zero123PlusPipeline, ramped, scale_latents
+from pseudolabels.zero123plus.pipeline import Zero123PlusPipeline, scale_latents
 from pseudolabels.zero123plus.reference import add_reference_attention, predict_with_reference
-from pseudolabels.zero123plus.small_latents import PictureLatents, RingLatents
-from pseudolabels.zero123plus.small_model import SCALING, clip_pixels
-from pseudolabels.zero123plus.small_rehearsal import Rehearsal
+from pseudolabels.zero123plus.small_model import SCALING
+from pseudolabels.zero123plus.small_ring_task import RingData, RingTask
 from pseudolabels.zero123plus.small_training import (
     DROPPED,
-    CpuClock,
     TaskConfig,
     quick_attention,
     v_target,
@@ -26,42 +22,23 @@ from pseudolabels.zero123plus.small_training import (
 _BATCH = 16  # of evaluations
 
 
-class ViewsTask:
+class ViewsTask(RingTask):
     """The denoiser and the vision encoder, from one picture to the grid of six; captions are rehearsed.
 
     Args:
         pipeline: Whose networks are trained; its text encoder stays as it is.
-        train: Rings to train on: latents and inputs.
-        val: The same, to validate on.
-        captions: Captioned pictures to rehearse.
+        data: What is learnt from.
         config: Settings.
     """
 
-    def __init__(
-        self,
-        pipeline: Zero123PlusPipeline,
-        train: RingLatents,
-        val: RingLatents,
-        captions: PictureLatents,
-        config: TaskConfig,
-    ) -> None:
-        networks = nn.ModuleDict({"unet": pipeline.unet, "vision_encoder": pipeline.vision_encoder})
-        self.model = Averaged(networks).to(config.device, memory_format=torch.channels_last)
+    def __init__(self, pipeline: Zero123PlusPipeline, data: RingData, config: TaskConfig) -> None:
+        super().__init__(pipeline, data, config)
         add_reference_attention(self.model.network["unet"])
         self.optimizer = torch.optim.AdamW(self.model.network.parameters(), lr=config.lr, weight_decay=1e-3)
-        self.noise = DDPMScheduler.from_config(pipeline.scheduler.config)
-        self._rehearsal = Rehearsal(pipeline, captions, self.noise, config.device)
-        self.ramp = pipeline.config.ramping_coefficients
-        self._train, self._val, self._config = train, val, config
-        self._clock = CpuClock()
+        size = pipeline.config.view_size
+        grey = torch.zeros((1, 3, size, size), device=pipeline.vae.device)
         with torch.no_grad():
-            self.empty = pipeline.encode_prompt([""])
-            size = pipeline.config.view_size
-            grey = torch.zeros((1, 3, size, size), device=pipeline.vae.device)
             self.nothing = pipeline.encode_nothing(grey).to(config.device)
-
-    def __len__(self) -> int:
-        return len(self._train)
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """An input, its grid of views, and a captioned picture to rehearse."""
@@ -93,16 +70,13 @@ class ViewsTask:
         """Squared error of v by grid: [B]."""
         clean = scale_latents(batch["grid"] * SCALING)
         steps, dropped = batch["timestep"], batch["dropped"]
-        pixels = batch["image"].permute(0, 3, 1, 2).float() / 255
         reference = torch.where(dropped[:, None, None, None], self.nothing, batch["reference"])
         with quick_attention(clean.device):
-            embedding = networks["vision_encoder"](clip_pixels(pixels)).image_embeds
-            shown = (~dropped).float()[:, None, None]
             predicted = predict_with_reference(
                 networks["unet"],
                 self.noise.add_noise(clean, batch["noise"], steps),
                 steps,
-                self.empty + ramped(embedding, self.ramp) * shown,
+                self.tokens(networks, batch["image"], ~dropped),
                 self.noise.add_noise(reference, batch["reference_noise"], steps),
             ).float()
         return (predicted - v_target(self.noise, clean, batch["noise"], steps)).square().mean((1, 2, 3))

@@ -24,8 +24,7 @@ from pseudolabels.zero123plus.small_coarse import (
     explained,
 )
 from pseudolabels.zero123plus.small_latents import RingLatents
-from pseudolabels.zero123plus.small_model import clip_pixels
-from pseudolabels.zero123plus.small_training import CpuClock, TaskConfig
+from pseudolabels.zero123plus.small_training import CpuClock, TaskConfig, embed
 
 _BATCH = 128  # of evaluations
 _HIDDEN = 512
@@ -79,8 +78,7 @@ class VisionTask:
 
     def predict(self, networks: Any, images: Tensor) -> Tensor:
         """Coarse views float32 [B, 6, D] of pictures RGB uint8 [B, S, S, 3]."""
-        pixels = images.permute(0, 3, 1, 2).float() / 255
-        found = networks["head"](networks["vision_encoder"](clip_pixels(pixels)).image_embeds)
+        found = networks["head"](embed(networks["vision_encoder"], images))
         return found.float().unflatten(1, self._mean.shape) + self._mean
 
     @cached_property

@@ -283,14 +283,16 @@ class Training:
 
     def _layout_task(self, rings: Mapping[str, Any], captions: Any) -> Any:
         from pseudolabels.zero123plus.small_layout_task import LayoutTask
+        from pseudolabels.zero123plus.small_ring_task import RingData
 
-        return LayoutTask(self.pipeline, rings["train"], rings["val"], captions, self.task_config())
+        return LayoutTask(self.pipeline, RingData(**rings, captions=captions), self.task_config())
 
     def _views_task(self, rings: Mapping[str, Any], captions: Any) -> Any:
+        from pseudolabels.zero123plus.small_ring_task import RingData
         from pseudolabels.zero123plus.small_views_task import ViewsTask
 
         settings = self.task_config(lr=self.config.lr / 2)
-        return ViewsTask(self.pipeline, rings["train"], rings["val"], captions, settings)
+        return ViewsTask(self.pipeline, RingData(**rings, captions=captions), settings)
 
     def _learn(self, stage: Stage, task: Any, inputs: Mapping[str, str]) -> FitResult:
         """Train a stage as far as the time goes, and take its weights."""

@@ -11,6 +11,7 @@ from pseudolabels.zero123plus.small_data import Caption
 from pseudolabels.zero123plus.small_latents import PictureLatents
 from pseudolabels.zero123plus.small_layout_task import LayoutTask, middle, place_of
 from pseudolabels.zero123plus.small_model import build_pipeline
+from pseudolabels.zero123plus.small_ring_task import RingData
 from pseudolabels.zero123plus.small_training import TaskConfig
 from pseudolabels.zero123plus.small_vision_task import VisionTask
 
@@ -47,7 +48,7 @@ def test_it_lays_out_views_of_animals_that_it_never_saw(tiny_sizes):
     pipeline = build_pipeline(tiny_sizes, ["a", "head"])
     rings, config = (left_and_right(16, 0), left_and_right(8, 1)), TaskConfig(lr=1e-3)
     train(VisionTask(pipeline, *rings, config), 60, 8)
-    task = LayoutTask(pipeline, *rings, a_few_pictures(), config)
+    task = LayoutTask(pipeline, RingData(*rings, a_few_pictures()), config)
     before = {name: value.clone() for name, value in pipeline.unet.state_dict().items()}
     assert task.evaluate()["explained_apart"] < 0.1
     train(task, 90, 8)

@@ -11,6 +11,7 @@ from pseudolabels.zero123plus.small_caption_task import CaptionTask
 from pseudolabels.zero123plus.small_data import Caption
 from pseudolabels.zero123plus.small_latents import PictureLatents, RingLatents, encode, ring_file
 from pseudolabels.zero123plus.small_model import SMALL, count_parameters, load_small
+from pseudolabels.zero123plus.small_ring_task import RingData
 from pseudolabels.zero123plus.small_training import TaskConfig, psnr, to_pixels
 from pseudolabels.zero123plus.small_vae_task import reconstruct
 from pseudolabels.zero123plus.small_views_task import ViewsTask
@@ -75,5 +76,5 @@ def test_views_are_those_of_the_picture(pictures):
         (Caption.from_json(pictures["caption"][0]),),
         pictures["parts"][:1],
     )
-    found = ViewsTask(pipeline, rings, rings, captions, TaskConfig()).evaluate()
+    found = ViewsTask(pipeline, RingData(rings, rings, captions), TaskConfig()).evaluate()
     assert found["loss"] < 0.88 * found["loss_shuffled"]

@@ -24,6 +24,7 @@ from pseudolabels.zero123plus.small_data import (
 )
 from pseudolabels.zero123plus.small_latents import PictureLatents, RingLatents
 from pseudolabels.zero123plus.small_model import SCALING, build_pipeline, load_small, save_half
+from pseudolabels.zero123plus.small_ring_task import RingData
 from pseudolabels.zero123plus.small_training import (
     Float32Attention,
     TaskConfig,
@@ -260,7 +261,7 @@ def test_views_learn_from_the_input_unless_it_is_dropped(tiny_sizes):
         rng.standard_normal((3, 2, 6, 4, 8, 8)).astype(np.float16),
         rng.integers(0, 256, (3, 6, 16, 16, 4), dtype=np.uint8),
     )
-    task = ViewsTask(pipeline, rings, rings, made_up_latents(16), TaskConfig())
+    task = ViewsTask(pipeline, RingData(rings, rings, made_up_latents(16)), TaskConfig())
     samples = [task.sample(number, np.random.default_rng(number)) for number in range(3)]
     batch = {name: torch.from_numpy(np.stack([s[name] for s in samples])) for name in samples[0]}
     batch["dropped"] = torch.tensor([False, True, False])
