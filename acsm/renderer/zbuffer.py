@@ -10,12 +10,17 @@ import numba
 import numpy as np
 
 
+NARROW = 3.0
+"""Columns up to which every centre of a row is tried: to find where the row enters a face takes longer."""
+
+
 @numba.njit(nogil=True, cache=True, error_model="numpy", inline="always")
-def _span_of(slope, at_zero):
-    """Where ``slope * j + at_zero >= 0``: the first and last column, as floats, a touch too far."""
+def _span_of(slope, j):
+    """The first and last column, as floats, a touch too far, of the side of column j that the slope, which
+    is that of an edge's function along a row, rises to.
+    """
     if slope == 0.0:
         return -np.inf, np.inf
-    j = -at_zero / slope
     slack = 1e-6 + 1e-9 * abs(j)
     return (j - slack, np.inf) if slope > 0.0 else (-np.inf, j + slack)
 
@@ -59,16 +64,19 @@ def draw_band(vertices, faces, top, bottom, face_ids, depth):
         a1, b1 = turn * (y2 - y0), turn * (x0 - x2)
         a2, b2 = turn * (y0 - y1), turn * (x1 - x0)
 
+        per_a0, per_a1, per_a2 = 1.0 / a0, 1.0 / a1, 1.0 / a2
         # Box and spans may be a touch too wide: whether a centre is inside, the edges alone decide.
         for i in range(int(np.ceil(row_low - 1e-6)), int(np.floor(row_high + 1e-6)) + 1):
             r0 = b0 * (i - y1)
             r1 = b1 * (i - y2)
             r2 = b2 * (i - y0)
-            from0, to0 = _span_of(a0, r0 - a0 * x1)
-            from1, to1 = _span_of(a1, r1 - a1 * x2)
-            from2, to2 = _span_of(a2, r2 - a2 * x0)
-            first = max(col_low - 1e-6, max(from0, max(from1, from2)))
-            last = min(col_high + 1e-6, min(to0, min(to1, to2)))
+            first, last = col_low - 1e-6, col_high + 1e-6
+            if last - first > NARROW:
+                from0, to0 = _span_of(a0, x1 - r0 * per_a0)
+                from1, to1 = _span_of(a1, x2 - r1 * per_a1)
+                from2, to2 = _span_of(a2, x0 - r2 * per_a2)
+                first = max(first, max(from0, max(from1, from2)))
+                last = min(last, min(to0, min(to1, to2)))
             for j in range(int(np.ceil(first)), int(np.floor(last)) + 1):
                 w0 = a0 * (j - x1) + r0
                 w1 = a1 * (j - x2) + r1
