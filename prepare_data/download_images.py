@@ -39,6 +39,8 @@ from wildshape.workspace import Workspace
 
 FAILURES = tuple(s for s in STATUSES if s not in ("pending", "ok", "duplicate", "in_labels"))
 
+_IGNORED = "ignore_robots_tag"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config(EngineOptions, CommonConfig):
@@ -194,12 +196,15 @@ def download(config: Config, workspace: Workspace, provenance: Provenance) -> tu
         config.min_side,
         config.fallbacks,
         config.commons_base,
+        not config.ignore_robots_tag,
     )
     stages: list[DownloadStage] = []
     elsewhere = Fetches()
 
     def known_results() -> dict[str, dict[str, Any]]:
         finished = read_table(out, "images").rows() if out.exists() else ()
+        if place.heed_robots_tag and out.exists() and read_facts(out)["provenance"]["config"].get(_IGNORED):
+            finished = ()
         return resume(place, provenance.fingerprint, finished, config.retried)
 
     def factory() -> DownloadStage:
@@ -247,11 +252,14 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     candidates = workspace.require(
         workspace.table_path("candidates"), workspace.made_by("candidates"), "download_images"
     )
-    provenance = Provenance(
-        "download_images",
-        {"min_side": config.min_side, "max_megabytes": config.max_megabytes},
-        input_hashes(workspace.root, candidates),
-    )
+    settings: dict[str, Any] = {"min_side": config.min_side, "max_megabytes": config.max_megabytes}
+    if config.ignore_robots_tag:
+        settings[_IGNORED] = True
+    if config.fallbacks:
+        settings["fallbacks"] = sorted(config.fallbacks)
+    if "commons" in config.fallbacks:
+        settings["commons_base"] = config.commons_base
+    provenance = Provenance("download_images", settings, input_hashes(workspace.root, candidates))
     start = time.perf_counter()
     downloads, work = download(config, workspace, provenance)
     seconds = time.perf_counter() - start

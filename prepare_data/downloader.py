@@ -25,7 +25,7 @@ _AHEAD = 4096
 _STORING = 16  # threads: they wait for the disk more than they decode
 _RESULT = ("image_id", "path", "width", "height", "phash", "fetched_url", "status", "error")
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.\w+")
-_HEADER = "settings"
+_HEADER, _HEEDED = "settings", "robots_tag_heeded"
 # The photo is gone from its address, rather than slow, limited or forbidden.
 _GONE = ("not_found", "http_error", "connection", "placeholder")
 _PLACEHOLDER = re.compile(r"(photo|image)[_-]?(un|not[_-]?)available", re.IGNORECASE)
@@ -42,6 +42,7 @@ class StoreConfig:
         min_side: Least length in pixels of an image's shorter side.
         fallbacks: Which other addresses to try for a photo whose own is dead (`fallbacks.KINDS`).
         commons_base: Address of the mirror among them.
+        heed_robots_tag: Whether images that X-Robots-Tag forbids are left out.
     """
 
     root: Path
@@ -50,6 +51,7 @@ class StoreConfig:
     min_side: int = 64
     fallbacks: tuple[str, ...] = ()
     commons_base: str = COMMONS
+    heed_robots_tag: bool = True
 
 
 def store(
@@ -111,8 +113,9 @@ def resume(
     """Results that need not be fetched again, by record id; starts the journal with them.
 
     Kept are images whose file is there, from an unfinished run or from a finished table, and the
-    failures of an unfinished run with the same settings. The journals of a run's workers are joined
-    with the one they belong to.
+    failures of an unfinished run with the same settings. Nothing is kept of a run that took images which
+    X-Robots-Tag forbids if this one leaves them out. The journals of a run's workers are joined with the
+    one they belong to.
 
     Args:
         config: Where images and the journal are.
@@ -125,7 +128,10 @@ def resume(
     parts = sorted(config.journal.parent.glob(f"{config.journal.stem}-*{config.journal.suffix}"))
     for journal in (config.journal, *parts):
         records = read_journal(journal, "record_id")
-        if records.pop("", {}).get(_HEADER) == settings:
+        header = records.pop("", {})
+        if config.heed_robots_tag and not header.get(_HEEDED, True):
+            continue
+        if header.get(_HEADER) == settings:
             current |= records.keys()
         old |= records
     rows = [{"record_id": row["record_id"], **{k: row[k] for k in _RESULT}} for row in finished]
@@ -140,7 +146,8 @@ def resume(
             keep = settled or row["record_id"] in current
         if keep:
             known[row["record_id"]] = row
-    rewrite_journal(config.journal, [{"record_id": "", _HEADER: settings}, *known.values()])
+    header = {"record_id": "", _HEADER: settings, _HEEDED: config.heed_robots_tag}
+    rewrite_journal(config.journal, [header, *known.values()])
     for part in parts:
         part.unlink()
     return {key: {name: row.get(name) for name in _RESULT} for key, row in known.items()}
@@ -202,6 +209,7 @@ class DownloadStage(MapStage):
         self._pool = ThreadPoolExecutor(_STORING, thread_name_prefix="store")
         self._loop = asyncio.new_event_loop()
         self._fetcher: Fetcher | None = None
+        self._bodies = 0
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self.fetched = 0
@@ -235,24 +243,35 @@ class DownloadStage(MapStage):
 
     async def _one(self, record_id: str, url: str | None) -> dict[str, Any]:
         if self._fetcher is None:
-            # what is fetched and not yet decoded stays in memory, so its amount is bounded
-            self._bodies = asyncio.Semaphore(4 * self._fetch.concurrency)
-            self._fetcher = await Fetcher(self._fetch).__aenter__()
+            self._room = asyncio.Event()
+            self._room.set()
+            self._fetcher = await Fetcher(self._fetch, self._room.wait).__aenter__()
         if url is None:
             return _record(self._journal, record_id, _failure("http_error", "expected an address"))
-        async with self._bodies:
-            fetched = await self._get(url)
-            found = None
-            if fetched.status in _GONE:
-                for other in fallbacks(url, self._config.fallbacks, self._config.commons_base):
-                    again = await self._get(other)
-                    if again.status == "ok":
-                        fetched, found = again, other
-                        break
-            if fetched.status != "ok":
-                return _record(self._journal, record_id, _failure(fetched.status, fetched.error))
-            arguments = (record_id, fetched, self._config, self._journal, found)
+        fetched = await self._get(url)
+        found = None
+        if fetched.status in _GONE:
+            for other in fallbacks(url, self._config.fallbacks, self._config.commons_base):
+                again = await self._get(other)
+                if again.status == "ok":
+                    fetched, found = again, other
+                    break
+        if fetched.status != "ok":
+            return _record(self._journal, record_id, _failure(fetched.status, fetched.error))
+        arguments = (record_id, fetched, self._config, self._journal, found)
+        self._count_bodies(1)
+        try:
             return await self._loop.run_in_executor(self._pool, store, *arguments)
+        finally:
+            self._count_bodies(-1)
+
+    def _count_bodies(self, more: int) -> None:
+        """What is fetched and not yet decoded stays in memory: with so much, no request starts."""
+        self._bodies += more
+        if self._bodies < 4 * self._fetch.concurrency:
+            self._room.set()
+        else:
+            self._room.clear()
 
     async def _get(self, url: str) -> Fetched:
         assert self._fetcher is not None

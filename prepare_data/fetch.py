@@ -7,9 +7,10 @@ import email.utils
 import random
 import time
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from types import TracebackType
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -19,6 +20,7 @@ from wildshape.stage import package_version
 USER_AGENT = f"wildshape/{package_version()} (animal-shape research; downloads photos for training)"
 _RETRIED = {408, 425, 429, 500, 502, 503, 504}
 _FORBIDDING = {"noai", "noimageai", "noindex", "noimageindex", "none"}
+_WITH_VALUE = {"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"}
 _CHUNK = 1 << 16
 
 
@@ -107,8 +109,7 @@ def forbids(values: Iterable[str], agent: str = "wildshape") -> str | None:
         applies = True
         for part in value.lower().split(","):
             name, colon, rest = part.strip().partition(":")
-            # "unavailable_after: date" is the one directive that has a colon itself
-            if colon and name.strip() != "unavailable_after":
+            if colon and name.strip() not in _WITH_VALUE:
                 applies = name.strip() in ("*", agent)
                 part = rest
             if applies and part.strip() in _FORBIDDING:
@@ -130,6 +131,10 @@ class _Host:
         """Seconds until a request may start, by the host's Retry-After and its rate."""
         return max(0.0, max(self.paused_until, self._next) - time.monotonic())
 
+    def pause(self) -> float:
+        """Seconds for which the host still wants to be left alone."""
+        return max(0.0, self.paused_until - time.monotonic())
+
     def start(self) -> None:
         """Note that a request starts."""
         self._next = time.monotonic() + self._gap
@@ -139,11 +144,17 @@ class Fetcher:
     """Fetches addresses; use as an async context manager.
 
     A server that answers with Retry-After is left alone for that long by every request to the same
-    host. A request that waits holds no slot, so that others go on.
+    host, and given up for now if that is longer than `max_retry_after`. A request that waits for its host
+    holds no slot, so that others go on.
+
+    Args:
+        config: How to fetch.
+        ready: Awaited before each request, once its host's turn has come.
     """
 
-    def __init__(self, config: FetchConfig) -> None:
+    def __init__(self, config: FetchConfig, ready: Callable[[], Awaitable[Any]] | None = None) -> None:
         self.config = config
+        self._ready = ready
         self._random = random.Random()
         self._hosts: dict[str, _Host] = {}
         self._proxies = urllib.request.getproxies()
@@ -185,15 +196,20 @@ class Fetcher:
             # The host's slot first: a request that waits for its host holds none of the common ones.
             async with place.slots:
                 while (wait := place.wait()) > 0:
+                    if (pause := place.pause()) > self.config.max_retry_after:
+                        reason = f"{host} asked to be left alone for {pause:.0f} s more"
+                        return Fetched("rate_limited", error=reason, attempts=attempts)
                     await asyncio.sleep(wait)
                 async with self._slots:
+                    if self._ready is not None:
+                        await self._ready()
                     if place.wait() > 0:
                         continue
                     place.start()
                     attempts += 1
                     attempt = await self._attempt(url)
             wait_after = self._wait_after(attempt, attempts)
-            if attempt.retry_after is not None and wait_after is not None:
+            if attempt.retry_after is not None:
                 place.paused_until = max(place.paused_until, time.monotonic() + attempt.retry_after)
             if wait_after is None:
                 return replace(attempt.fetched, attempts=attempts)

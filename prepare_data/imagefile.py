@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from wildshape.crops import shown
+from wildshape.crops import BROKEN, shown
 from wildshape.near_duplicates import phash
 from wildshape.tables import make_image_id
 
@@ -71,7 +71,7 @@ def inspect_image(data: bytes, min_side: int = 1) -> ImageFacts:
         raise BadImage("not_image", f"expected an image; found bytes {start!r}") from None
     except Image.DecompressionBombError as error:
         raise BadImage("too_large", str(error)) from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except BROKEN as error:
         # Pillow tells a cut file only by its words: "image file is truncated (n bytes not
         # processed)", "broken data stream when reading image file", "Truncated File Read"
         words = str(error).lower()

@@ -320,7 +320,7 @@ def _scan_sqlite(path: Path, query: Query, counts: ScanCounts) -> Iterator[Photo
     """DuckDB reads SQLite by an extension that it would have to download: the standard library does."""
     import sqlite3
 
-    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
     try:
         tables = [
             row[0] for row in connection.execute("select name from sqlite_master where type = 'table'")

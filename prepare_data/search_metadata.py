@@ -11,6 +11,7 @@ import hashlib
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,16 @@ def metadata_files(paths: tuple[Path, ...], workspace: Workspace) -> list[Path]:
     return files
 
 
+def distinct_names(files: list[Path]) -> list[str]:
+    """The files' names, numbered where several have the same."""
+    seen: Counter[str] = Counter()
+    names = []
+    for path in files:
+        seen[path.name] += 1
+        names.append(path.name if seen[path.name] == 1 else f"{path.name} ({seen[path.name]})")
+    return names
+
+
 def fingerprint(path: Path) -> str:
     """A hash that changes with the file: of its content; of size, ends and time if it is huge."""
     stat = path.stat()
@@ -140,7 +151,9 @@ def search(
     urls: set[str] = set()
     for path in files:
         for photo in scan(path, query, counts, options):
-            record_id = make_record_id(photo.source, photo.source_id or photo.url)
+            # Ids in lists of addresses may be anything: numbers within a file, observations of many photos.
+            own = None if photo.source == "urls" else photo.source_id
+            record_id = make_record_id(photo.source, own or photo.url)
             if record_id in rows or photo.url in urls:
                 counts.repeated += 1
                 continue
@@ -197,7 +210,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
             "limit": config.limit,
             **({} if config.sample is None else {"sample": config.sample, "seed": config.seed}),
         },
-        {path.name: fingerprint(path) for path in files},
+        {name: fingerprint(path) for name, path in zip(distinct_names(files), files)},
     )
     metrics: dict[str, Any] = {}
 

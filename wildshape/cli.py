@@ -105,6 +105,16 @@ def guarded(action: Callable[[], Any], *, debug: bool = False) -> int:
         # The reader, `head` say, has seen enough; the interpreter still flushes stdout at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (NotADirectoryError, FileExistsError, IsADirectoryError) as error:
+        if debug:
+            traceback.print_exc()
+        expected, found = {
+            NotADirectoryError: ("folders on the way to", "file"),
+            FileExistsError: ("a folder at", "file"),
+            IsADirectoryError: ("a file at", "folder"),
+        }[type(error)]
+        print(f"error: expected {expected} {error.filename}; found a {found}", file=sys.stderr)
+        return 2
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise

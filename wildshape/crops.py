@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from wildshape.errors import UserError
 from wildshape.tables import Table
 from wildshape.workspace import Workspace
+
+BROKEN = (
+    OSError, SyntaxError, ValueError, EOFError, RuntimeError, LookupError, TypeError, ArithmeticError,
+    struct.error,
+)  # fmt: skip
+"""What Pillow's decoders raise, each its own, for files that are no whole image."""
 
 
 class ImageError(UserError):
@@ -27,7 +34,8 @@ def decode_image(data: bytes, origin: str = "the image") -> np.ndarray:
         ImageError: if the bytes are not a whole image of at least one pixel.
     """
     # OpenCV is the fast path for whole JPEG files without an orientation; Pillow knows the rest.
-    if data[:2] == b"\xff\xd8" and data.rstrip(b"\0")[-2:] == b"\xff\xd9" and b"Exif" not in data[:64]:
+    turned = b"Exif" in data[:64] or b"tiff:Orientation" in data
+    if data[:2] == b"\xff\xd8" and data.rstrip(b"\0")[-2:] == b"\xff\xd9" and not turned:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         if image is not None:
             return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
@@ -36,17 +44,17 @@ def decode_image(data: bytes, origin: str = "the image") -> np.ndarray:
     try:
         with Image.open(BytesIO(data)) as opened:
             return np.array(shown(opened).convert("RGB"))  # a copy, since Pillow's own is read-only
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise ImageError(f"expected an image in {origin}; found {error}") from None
     except Image.DecompressionBombError as error:
         raise ImageError(f"expected an image of a sane size in {origin}; {error}") from None
+    except BROKEN as error:
+        raise ImageError(f"expected an image in {origin}; found {error}") from None
 
 
 def shown(image: Image.Image) -> Image.Image:
     """An opened picture as a viewer shows it, of mode RGB or L; the one that is given may be changed.
 
-    It is turned as its EXIF says, has 8 bits, and is white where it is transparent. Of an animation or of
-    several pages it is the first.
+    It is turned as its EXIF, or XMP, says, has 8 bits, and is white where it is transparent. Of an
+    animation or of several pages it is the first.
     """
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255

@@ -13,7 +13,7 @@ import numpy as np
 import tyro
 
 from wildshape.cli import CommonConfig, say, script_main
-from wildshape.crops import read_image
+from wildshape.crops import ImageError, read_image
 from wildshape.errors import UserError
 from wildshape.files import atomic_write, read_json, write_json
 from wildshape.workspace import Workspace
@@ -68,13 +68,14 @@ class Predictor:
     Args:
         workspace: Category, run and data root.
         arm: Which of the run's models; by default the one that was best on the validation split.
+        device: Where to compute: auto, cpu or cuda.
     """
 
-    def __init__(self, workspace: Workspace, arm: str | None = None) -> None:
+    def __init__(self, workspace: Workspace, arm: str | None = None, device: str = "auto") -> None:
         self.workspace, self.arm = workspace, arm or best_arm(workspace)
         checkpoint = workspace.checkpoint_dir(f"acsm/{self.arm}") / "best.pt"
         module = importlib.import_module("acsm.predict")
-        self._shapes = module.ShapePredictor.from_checkpoint(checkpoint, workspace.category)
+        self._shapes = module.ShapePredictor.from_checkpoint(checkpoint, workspace.category, device=device)
 
     def predict(self, image: np.ndarray, box_xyxy: np.ndarray | None = None) -> Prediction:
         """Predict the animal in an image.
@@ -133,6 +134,7 @@ def load(
     name: str | None = None,
     arm: str | None = None,
     data_root: str | os.PathLike[str] | None = None,
+    device: str = "auto",
 ) -> Predictor:
     """Load the trained 3D model of a category.
 
@@ -141,13 +143,14 @@ def load(
         name: The run; by default the category's.
         arm: Which of the run's models; by default the best on the validation split.
         data_root: Folder that holds `runs/`; by default as for the commands.
+        device: Where to compute: auto, cpu or cuda.
 
     Raises:
         UserError: if there is no such category or no trained model.
     """
     from wildshape.workspace import find_root
 
-    return Predictor(Workspace(data_root or find_root(), category, name), arm)
+    return Predictor(Workspace(data_root or find_root(), category, name), arm, device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,34 +189,64 @@ def _boxes(
     return list(chosen.boxes)
 
 
+def file_stems(photos: Sequence[Path]) -> list[str]:
+    """The photos' names without suffix, numbered from the second of a name on."""
+    stems: list[str] = []
+    taken: set[str] = set()
+    for photo in photos:
+        number, stem = 1, photo.stem
+        while stem.lower() in taken:
+            number += 1
+            stem = f"{photo.stem}-{number}"
+        taken.add(stem.lower())
+        stems.append(stem)
+    return stems
+
+
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
-    """Predict every photo; returns predictions by photo."""
+    """Predict every photo; returns predictions by photo.
+
+    Raises:
+        UserError: no photo can be read, or the folder is not empty.
+    """
     if not config.photos:
         raise UserError(
             f"expected photos; found none; run: wildshape predict --category {config.category} PHOTO..."
         )
+    if config.out.exists() and not config.out.is_dir():
+        raise UserError(f"--out: expected a folder; found a file at {config.out}")
     if config.out.exists() and any(config.out.iterdir()) and not config.overwrite:
         raise UserError(f"--out: {config.out} is not empty; add --overwrite or choose another folder")
-    predictor = Predictor(workspace, config.arm)
+    predictor = Predictor(workspace, config.arm, config.device)
     detector = None
     if config.detector is not None:
         detectors = importlib.import_module("prepare_data.detectors")
         detector = detectors.find_detector(config.detector, workspace, config.opts, config.device).make()
     results: dict[str, Any] = {}
-    for photo in config.photos:
-        image = read_image(photo)
+    photos = list(dict.fromkeys(config.photos))
+    unread = []
+    for photo, name in zip(photos, file_stems(photos)):
+        try:
+            image = read_image(photo)
+        except ImageError as error:
+            unread.append(str(error))
+            say(f"{photo}: left out: {error}")
+            continue
         found = []
         for number, box in enumerate(_boxes(config, predictor, image, detector)):
             prediction = predictor.predict(image, box)
-            stem = f"{photo.stem}_{number}"
+            stem = f"{name}_{number}"
             with atomic_write(config.out / f"{stem}.obj", "w") as handle:
                 handle.write(prediction.obj())
             _write_png(config.out / f"{stem}.png", prediction.overlay)
             found.append({**prediction.as_dict(), "mesh": f"{stem}.obj", "overlay": f"{stem}.png"})
         results[str(photo)] = found
         say(f"{photo}: {len(found)} {workspace.category.name} predicted with model {predictor.arm}")
+    if not results:
+        raise UserError(unread[0])
     write_json(config.out / "predictions.json", results)
-    say(f"wrote {config.out}/predictions.json, overlays and meshes")
+    left_out = f"; {len(unread)} could not be read" if unread else ""
+    say(f"wrote {config.out}/predictions.json, overlays and meshes{left_out}")
     return results
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-
 NARROW = 3.0
 """Columns up to which every centre of a row is tried: to find where the row enters a face takes longer."""
 

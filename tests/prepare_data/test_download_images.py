@@ -74,7 +74,9 @@ def test_exact_counts_by_reason(workspace, server, quick, capsys):
         "/larger.jpg": enlarged(good),
     }
     server.pages = pages
-    urls = [server.url + path for path in pages if path != "/png2"]
+    urls = [server.url + path for path in pages if path not in ("/png2", "/limited-long")]
+    # Of another host, which is left alone from then on.
+    urls.append(server.url.replace("127.0.0.1", "localhost") + "/limited-long")
     urls += ["http://127.0.0.1:9/closed", "http://[bad"]
     candidates(workspace, urls)
     metrics = run(Config(**FAST), workspace)

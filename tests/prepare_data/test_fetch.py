@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import hashlib
 import time
+from dataclasses import replace
 
 import pytest
 from bad_server import photo
 from test_download_images import candidates
 
 from prepare_data.download_images import Config, run
+from prepare_data.downloader import StoreConfig, resume, store
 from prepare_data.fallbacks import commons_address, commons_key, fallbacks, other_sizes
-from prepare_data.fetch import forbids
+from prepare_data.fetch import Fetched, forbids
+from prepare_data.journal import Journal
 from wildshape.errors import UserError
 from wildshape.stage import Provenance, publish
 
@@ -67,6 +70,8 @@ def test_a_host_gets_no_more_requests_at_once_than_it_may(workspace, server, qui
         (["otherbot: noai, noindex"], None),
         (["wildshape: noindex"], "noindex"),
         (["unavailable_after: 25 Jun 2030 15:00:00 PST, noai"], "noai"),
+        (["max-image-preview:large, noai"], "noai"),
+        (["max-snippet:-1, max-image-preview:large, max-video-preview:-1, noindex"], "noindex"),
         (["all"], None),
         ([], None),
     ],
@@ -86,6 +91,58 @@ def test_robots_tag_is_heeded_unless_told_otherwise(workspace, server, quick):
     run(Config(**FAST, ignore_robots_tag=True, retry_failed=("forbidden",)), workspace)
     assert statuses(workspace) == {"free": "ok", "noai": "ok"}
     assert server.hits == {"/free": 1, "/noai": 2}
+
+
+def test_what_robots_tags_forbid_goes_when_they_are_heeded_again(workspace, server, quick):
+    server.pages = {
+        "/free": photo(1),
+        "/noai": {"body": photo(2), "headers": {"X-Robots-Tag": "noai"}},
+    }
+    candidates(workspace, [server.url + path for path in server.pages])
+    run(Config(**FAST, ignore_robots_tag=True), workspace)
+    assert statuses(workspace) == {"free": "ok", "noai": "ok"}
+    with pytest.raises(UserError, match="other settings .*ignore_robots_tag.* add --overwrite"):
+        run(Config(**FAST), workspace)
+    run(Config(**FAST, overwrite=True), workspace)
+    assert statuses(workspace) == {"free": "ok", "noai": "forbidden"}
+
+
+@pytest.mark.parametrize("ignored", [True, False])
+def test_an_unfinished_run_that_ignored_robots_tags_is_not_taken_up_by_one_that_does_not(tmp_path, ignored):
+    images, journal = tmp_path / "images", tmp_path / "journal.jsonl"
+    place = StoreConfig(tmp_path, images, journal, heed_robots_tag=not ignored)
+    resume(place, "settings")
+    fetched = Fetched("ok", photo(1), url="http://x.org/1.jpg")
+    writer = Journal(journal)
+    store("urls:1", fetched, place, writer)
+    writer.close()
+    heeding = replace(place, heed_robots_tag=True)
+    assert ("urls:1" in resume(heeding, "settings")) != ignored
+
+
+def test_a_host_that_asks_for_long_is_left_alone(workspace, server, quick):
+    server.pages = {f"/{number}": {"code": 429, "headers": {"Retry-After": "300"}} for number in range(40)}
+    elsewhere = server.url.replace("127.0.0.1", "localhost") + "/free"
+    server.pages["/free"] = photo(1)
+    candidates(workspace, [server.url + path for path in server.pages if path != "/free"] + [elsewhere])
+    run(Config(**FAST, concurrency=4), workspace)
+    table = workspace.load("images")
+    assert table["status"].tolist() == ["rate_limited"] * 40 + ["ok"]
+    assert sum(server.hits.values()) <= 4 + 1  # those under way when the first answer came
+    assert "asked to be left alone for" in table["error"][39]
+
+
+def test_addresses_that_wait_for_their_host_hold_up_no_others(workspace, server, quick):
+    later = {"code": 503, "headers": {"Retry-After": "2"}}
+    server.pages = {f"/{number}": [later, photo(number)] for number in range(12)}
+    server.pages |= {f"/free{number}": photo(50 + number) for number in range(4)}
+    other = server.url.replace("127.0.0.1", "localhost")
+    urls = [(other if "free" in path else server.url) + path for path in server.pages]
+    candidates(workspace, urls)
+    run(Config(**{**FAST, "max_retry_after": 5.0, "timeout": 10.0}, concurrency=2), workspace)
+    assert set(workspace.load("images")["status"]) == {"ok"}
+    first = min(min(moments) for moments in server.times.values())
+    assert max(server.times[f"/free{number}"][0] for number in range(4)) - first < 2
 
 
 def test_other_sizes_of_a_flickr_photo():

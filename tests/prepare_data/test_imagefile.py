@@ -6,12 +6,12 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 from test_download_images import FAST, candidates
 
 from prepare_data.download_images import Config, run
 from prepare_data.imagefile import BadImage, inspect_image
-from wildshape.crops import read_image
+from wildshape.crops import ImageError, read_image
 from wildshape.near_duplicates import phash
 from wildshape.same_photo import read_features
 from wildshape.tables import make_image_id
@@ -33,6 +33,32 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     out = io.BytesIO()
     image.save(out, kind, **options)
     return out.getvalue()
+
+
+def broken_avif() -> bytes:
+    """Its header is whole, its picture is not; Pillow raises RuntimeError."""
+    data = encoded(scene(), "AVIF")
+    start = data.index(b"mdat") + 4
+    return data[:start] + bytes(len(data) - start)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_a_broken_avif_is_no_image(workspace, server, quick):
+    server.pages = {"/avif": broken_avif(), "/good": encoded(scene(), "JPEG")}
+    candidates(workspace, [server.url + path for path in server.pages])
+    assert run(Config(**FAST), workspace)["by_status"] == {"ok": 1, "not_image": 1}
+    (workspace.root / "broken.avif").write_bytes(broken_avif())
+    with pytest.raises(ImageError, match="expected an image in .*broken.avif"):
+        read_image(workspace.root / "broken.avif")
+
+
+def test_xmp_turns_a_picture_once(tmp_path):
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    data = encoded(scene(), "JPEG", xmp=xmp)
+    (tmp_path / "turned.jpg").write_bytes(data)
+    facts = inspect_image(data)
+    assert (facts.height, facts.width) == (WIDTH, HEIGHT)
+    assert read_image(tmp_path / "turned.jpg").shape == (WIDTH, HEIGHT, 3)
 
 
 def animation(kind: str, **options: object) -> bytes:

@@ -203,11 +203,12 @@ def table(request, tmp_path):
     if request.param == "parquet":
         frame.to_parquet(tmp_path / "m.parquet")
         return tmp_path / "m.parquet"
-    with sqlite3.connect(tmp_path / "m.sql") as connection:
+    path = tmp_path / "m#1?.sql"
+    with sqlite3.connect(path) as connection:
         frame.to_sql("yfcc100m_dataset", connection, index=False)
         connection.execute("create table other (a, b)")
     connection.close()
-    return tmp_path / "m.sql"
+    return path
 
 
 def test_tables_made_from_the_dataset(table, tmp_path):

@@ -149,6 +149,26 @@ def test_lists_of_addresses(tmp_path):
     assert counts.lines == 10 and counts.malformed == 4
 
 
+def test_ids_in_lists_of_addresses_may_repeat(workspace, tmp_path):
+    """Numbers within a file, or observations of which several photos were taken."""
+    for folder, first in (("a", 1), ("b", 4)):
+        (tmp_path / folder).mkdir()
+        lines = [f"{number},http://x.org/{first + number}.jpg\n" for number in range(2)]
+        (tmp_path / folder / "list.csv").write_text("id,url\n" + "".join(lines) + "0,http://x.org/0.jpg\n")
+    files = (tmp_path / "a/list.csv", tmp_path / "b/list.csv")
+    assert run(Config(category="cow", metadata=files), workspace)["selected"] == 5
+    table = workspace.load("candidates")
+    assert len(set(table["record_id"])) == 5 and list(table["source_id"]) == ["0", "1", "0", "0", "1"]
+    # What is added to either file of one name is noticed.
+    for number, file in enumerate(files):
+        with file.open("a") as handle:
+            handle.write(f"9,http://x.org/more{number}.jpg\n")
+        with pytest.raises(UserError, match="add --overwrite"):
+            run(Config(category="cow", metadata=files), workspace)
+        found = run(Config(category="cow", metadata=files, overwrite=True), workspace)
+        assert found["selected"] == 6 + number
+
+
 def test_run_writes_candidates(workspace, capsys):
     workspace.metadata_dir.mkdir(parents=True)
     path = workspace.metadata_dir / "yfcc.tsv"

@@ -103,6 +103,21 @@ def test_a_disk_that_takes_nothing_is_2(tmp_path, capsys, number):
     assert f"error: could not write to runs/x.parquet: {os.strerror(number)}; nothing was lost" in err
 
 
+@pytest.mark.parametrize(
+    ("use", "line"),
+    [
+        (lambda file: (file / "x").write_text(""), "expected folders on the way to {}/x; found a file"),
+        (lambda file: file.mkdir(), "expected a folder at {}; found a file"),
+        (lambda file: file.parent.read_text(), "expected a file at {0.parent}; found a folder"),
+    ],
+)
+def test_a_file_in_place_of_a_folder_is_one_line(tmp_path, capsys, use, line):
+    file = tmp_path / "file"
+    file.write_text("")
+    assert guarded(lambda: use(file)) == 2
+    assert capsys.readouterr().err == f"error: {line.format(file)}\n"
+
+
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "I/O"), FileNotFoundError("x"), ZeroDivisionError()])
 def test_mistakes_of_the_program_keep_their_traceback(error):
     with pytest.raises(type(error)):

@@ -14,6 +14,7 @@ import torch
 from tiny_models import save_tiny
 
 import wildshape
+from acsm.predict import ShapePredictor
 from wildshape import demo, predict, status
 from wildshape.cli import main
 from wildshape.crops import read_image
@@ -197,3 +198,33 @@ def test_predicting_photos(finished, tmp_path, capsys):
     with pytest.raises(UserError, match="--box: expected x1 y1 x2 y2"):
         model.predict(read_image(photo), np.array([5, 5, 5, 9]))
     assert predict.best_arm(finished) in ("labels", "cf_cm")
+
+
+def test_photos_of_one_name_and_unreadable_ones(finished, tmp_path, capsys, monkeypatch):
+    photos = sorted(finished.images_dir.rglob("*.jpg"))[:2]
+    for folder, photo in zip(("a", "b"), photos):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "photo.jpg").write_bytes(photo.read_bytes())
+    (tmp_path / "a/broken.jpg").write_bytes(b"none")
+    out = tmp_path / "out"
+    flags = ["predict", "--category", "horse", "--name", "demo", "--data-root", str(finished.root)]
+    flags += ["--device", "cpu", "--out", str(out)]
+    given = [str(tmp_path / name) for name in ("a/photo.jpg", "a/broken.jpg", "b/photo.jpg", "a/photo.jpg")]
+    assert main([*flags, given[1]]) == 2
+    assert "expected an image in" in capsys.readouterr().err
+    made = []
+    load = ShapePredictor.from_checkpoint
+    monkeypatch.setattr(
+        ShapePredictor,
+        "from_checkpoint",
+        lambda *args, **kwargs: made.append(kwargs["device"]) or load(*args, **kwargs),
+    )
+    assert main([*flags, *given]) == 0
+    printed = capsys.readouterr().out
+    assert f"{given[1]}: left out: expected an image" in printed and "; 1 could not be read" in printed
+    assert made == ["cpu"]
+    found = json.loads((out / "predictions.json").read_text())
+    assert list(found) == [given[0], given[2]]
+    meshes = [found[name][0]["mesh"] for name in (given[0], given[2])]
+    assert meshes == ["photo_0.obj", "photo-2_0.obj"]
+    assert len({(out / mesh).read_text() for mesh in meshes}) == 2

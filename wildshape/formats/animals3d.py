@@ -326,14 +326,28 @@ def published_ids(table: Table) -> dict[str, str]:
 
 
 def published_image_names(images: Table) -> dict[str, str]:
-    """The file name to publish for each image id."""
+    """The file name to publish for each image id.
+
+    Where several would have one name they have that in the source, and where that does not help their id.
+    """
+    rows = {row["image_id"]: row for row in images.rows() if row["image_id"] is not None}
     names: dict[str, str] = {}
-    for row in images.rows():
-        if row["image_id"] is not None:
-            published = row["source_id"] if row["source"] == SOURCE else None
-            from_path = Path(row["path"]).name if row["path"] else None
-            names.setdefault(row["image_id"], published or from_path or row["record_id"])
+    for image_id, row in rows.items():
+        published = row["source_id"] if row["source"] == SOURCE else None
+        from_path = Path(row["path"]).name if row["path"] else None
+        names[image_id] = published or from_path or row["record_id"]
+    for own in (_name_in_source, _name_by_id):
+        counts = Counter(names.values())
+        names = {key: name if counts[name] == 1 else own(rows[key]) for key, name in names.items()}
     return names
+
+
+def _name_in_source(row: dict[str, Any]) -> str:
+    return row["source_id"] or row["record_id"]
+
+
+def _name_by_id(row: dict[str, Any]) -> str:
+    return row["image_id"] + Path(row["path"] or "").suffix
 
 
 def _with_joints(

@@ -19,7 +19,13 @@ import numpy as np
 
 from wildshape.cli import say
 from wildshape.errors import UserError
-from wildshape.formats.labelled import LabelledOptions, LabelRecord, box_problem, read_picture
+from wildshape.formats.labelled import (
+    LabelledOptions,
+    LabelRecord,
+    box_problem,
+    read_picture,
+    size_problem,
+)
 from wildshape.geometry import box_iou
 from wildshape.near_duplicates import nearest
 from wildshape.stage import Provenance, publish
@@ -79,7 +85,7 @@ class _Known:
     Attributes:
         images: Images row by image id, of labelled photos first.
         names: Image ids by the names a tool may know the picture by.
-        animals: Image id, box [4] and mask of each animal by instance id.
+        animals: Row of each animal by instance id.
         animals_in: Instance ids by image id.
         split_of: Split by labelled image id.
         labels: The labels, with earlier corrections.
@@ -88,7 +94,7 @@ class _Known:
     labels: Table
     images: dict[str, dict[str, Any]] = field(default_factory=dict)
     names: dict[str, set[str]] = field(default_factory=dict)
-    animals: dict[str, tuple[str, np.ndarray, str | None]] = field(default_factory=dict)
+    animals: dict[str, dict[str, Any]] = field(default_factory=dict)
     animals_in: dict[str, list[str]] = field(default_factory=dict)
     split_of: dict[str, str] = field(default_factory=dict)
 
@@ -102,10 +108,9 @@ class _Known:
         for animals in (_load(workspace, "instances"), known.labels):
             for row in animals.rows():
                 if row["image_id"] is not None:
-                    animal = (row["image_id"], row["box_xyxy"], row["mask_rle"])
-                    known.animals[row["instance_id"]] = animal
-        for instance_id, (image_id, _, _) in known.animals.items():
-            known.animals_in.setdefault(image_id, []).append(instance_id)
+                    known.animals[row["instance_id"]] = row
+        for instance_id, animal in known.animals.items():
+            known.animals_in.setdefault(animal["image_id"], []).append(instance_id)
         known.split_of = dict(zip(known.labels["image_id"], known.labels["split"]))
         return known
 
@@ -199,8 +204,8 @@ def _place(
 ) -> str:
     """The id of a record's image, or an empty text if it is neither known nor found."""
     animal = known.animals.get(record.instance_id or "")
-    if animal is not None and animal[0] in known.images:
-        return animal[0]
+    if animal is not None and animal["image_id"] in known.images:
+        return str(animal["image_id"])
     images = known.find_images(record.image_name)
     if len(images) == 1:
         return next(iter(images))
@@ -231,16 +236,14 @@ def _problem(record: LabelRecord, image_id: str, known: _Known, others: list[str
     if not (record.visible > 0).any():
         return "no labelled keypoint"
     size = (row["width"], row["height"]) if row["width"] > 0 else record.size
-    if record.size not in (None, size):
-        return "picture that has another size here"
-    return box_problem(record.box_xyxy, size)
+    return size_problem(record.size, size) or box_problem(record.box_xyxy, size)
 
 
 def _match(record: LabelRecord, image_id: str, known: _Known, taken: set[str | None]) -> str | None:
     """The animal of this picture whose box overlaps the record's most, if it is no other record's."""
     best, found = _LEAST_IOU, None
     for instance_id in known.animals_in.get(image_id, ()):
-        box = known.animals[instance_id][1]
+        box = known.animals[instance_id]["box_xyxy"]
         overlap = float(box_iou(record.box_xyxy[None], box[None])[0, 0])
         if instance_id not in taken and overlap >= best:
             best, found = overlap, instance_id
@@ -250,15 +253,18 @@ def _match(record: LabelRecord, image_id: str, known: _Known, taken: set[str | N
 def _row(
     record: LabelRecord, instance_id: str, image_id: str, known: _Known, workspace: Workspace
 ) -> dict[str, Any]:
-    box, mask = record.box_xyxy, record.mask_rle
-    animal = known.animals.get(instance_id)
-    if animal is not None and animal[0] == image_id:
-        xy = record.xy[record.visible > 0]
-        span = np.concatenate([xy.min(0), xy.max(0)])
+    box, camera = record.box_xyxy, record.camera
+    old = known.animals.get(instance_id)
+    if old is None or old["image_id"] != image_id:
+        old = {}
+    elif record.box_from_keypoints or _spans(record, box):
         # Tools that keep skeletons without a box write the keypoints' span: the box is known better.
-        if record.box_from_keypoints or np.abs(span - box).max() <= _SPAN:
-            box = animal[1]
-        mask = mask or animal[2]
+        box = old["box_xyxy"]
+    if camera is None:
+        camera = old.get("camera", np.full(7, np.nan))
+    mask = record.mask_rle or old.get("mask_rle")
+    # One that changed is a person's, which has no quality.
+    quality = old["mask_quality"] if old and mask == old["mask_rle"] else np.nan
     return {
         "instance_id": instance_id,
         "image_id": image_id,
@@ -267,12 +273,18 @@ def _row(
         "box_xyxy": box,
         "score": np.nan,
         "mask_rle": mask,
-        "flags": record.flags,
+        "mask_quality": quality,
+        "flags": record.flags or old.get("flags", ""),
         "skeleton": workspace.category.skeleton.name,
         "xy": record.xy,
         "visible": record.visible,
-        "camera": np.full(7, np.nan) if record.camera is None else record.camera,
+        "camera": camera,
     }
+
+
+def _spans(record: LabelRecord, box_xyxy: np.ndarray) -> bool:
+    xy = record.xy[record.visible > 0]
+    return bool(np.abs(np.concatenate([xy.min(0), xy.max(0)]) - box_xyxy).max() <= _SPAN)
 
 
 def _publish(

@@ -131,8 +131,11 @@ def _box(
 ) -> np.ndarray | None:
     group = skeleton.get("group_id")
     boxes = image.findall("box")
-    same = [box for box in boxes if instance_id is not None and _attribute(box) == instance_id]
-    same = same or [box for box in boxes if group is not None and box.get("group_id") == group]
+    by_id = [box for box in boxes if instance_id is not None and _attribute(box) == instance_id]
+    by_group = [box for box in boxes if group is not None and box.get("group_id") == group]
+    # What was copied in the tool carries the id of what it was copied from, but is in a group of its own.
+    loose = [box for box in by_id if group is None or box.get("group_id") is None]
+    same = [box for box in by_group if box in by_id] or by_group or loose
     if not same:
         return None
     return np.array([float(same[0].attrib[edge]) for edge in ("xtl", "ytl", "xbr", "ybr")]) - SHIFT

@@ -19,7 +19,7 @@ from wildshape.errors import UserError
 from wildshape.files import read_json
 from wildshape.formats import coco
 from wildshape.formats.import_parts import import_provenance, report
-from wildshape.formats.labelled import LabelledOptions, Picture, box_problem, read_picture
+from wildshape.formats.labelled import LabelledOptions, Picture, box_problem, read_picture, size_problem
 from wildshape.formats.masks import encode_segmentation
 from wildshape.geometry import xywh_to_xyxy
 from wildshape.near_duplicates import clusters
@@ -92,6 +92,10 @@ def _read(
             name = str(image["file_name"])
             if name not in pictures:
                 pictures[name] = read_picture(name, None, folder, workspace, options, SOURCE)
+            stated = (int(image["width"]), int(image["height"])) if "width" in image else None
+            if problem := size_problem(stated, pictures[name].size):
+                dropped[problem] += 1
+                continue
             row, problem = _row(annotation, pictures[name], workspace, path)
             if problem is None and known is not None and pictures[name].key not in known:
                 problem = "picture that is not in the images table"

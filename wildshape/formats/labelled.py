@@ -35,6 +35,7 @@ from wildshape.tables import (
 from wildshape.workspace import Workspace
 
 _MARGIN = 0.1
+OTHER_SIZE = "picture that has another size here (resized, or turned by its EXIF?)"
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
@@ -215,6 +216,14 @@ def box_problem(box_xyxy: np.ndarray, size: tuple[int, int] | None) -> str | Non
     return "box outside its image" if outside else None
 
 
+def size_problem(stated: tuple[int, int] | None, size: tuple[int, int] | None) -> str | None:
+    """Why coordinates in a picture of the stated (width, height) are not those of one of `size`, or None.
+
+    What is not stated, or not known, is no problem.
+    """
+    return OTHER_SIZE if None not in (stated, size) and stated != size else None
+
+
 def build_labelled_set(
     records: Sequence[LabelRecord],
     folder: Path | None,
@@ -252,6 +261,7 @@ def build_labelled_set(
                 record.image_name, record.size, folder, workspace, options, source
             )
         problem = picture.problem if options.require_images else None
+        problem = problem or size_problem(record.size, picture.size)
         problem = problem or box_problem(record.box_xyxy, picture.size or record.size)
         if problem is None and not (record.visible > 0).any() and record.camera is None:
             problem = "no labelled keypoint"

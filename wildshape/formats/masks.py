@@ -84,7 +84,13 @@ def encode_segmentation(segmentation: Any, height: int, width: int) -> str | Non
     if isinstance(segmentation, dict):
         if list(segmentation.get("size", [])) != [height, width]:
             raise ValueError(f"a mask for size {segmentation.get('size')}, not {[height, width]}")
-        if isinstance(segmentation.get("counts"), str):
+        counts = segmentation.get("counts")
+        runs = _run_lengths(counts) if isinstance(counts, str) else counts
+        if not isinstance(runs, list) or not all(isinstance(run, int) and run >= 0 for run in runs):
+            raise ValueError("run lengths that are no whole numbers from 0 on")
+        if sum(runs) != height * width:  # pycocotools would never come to an end with some of these
+            raise ValueError(f"run lengths of {sum(runs)} pixels, not {height * width}")
+        if isinstance(counts, str):
             return _dump(segmentation)
         return _dump(coco_mask.frPyObjects(segmentation, height, width))
     polygons = segmentation if isinstance(segmentation, list) else [None]
@@ -92,6 +98,32 @@ def encode_segmentation(segmentation: Any, height: int, width: int) -> str | Non
         raise ValueError("a segmentation that is neither polygons nor run lengths")
     parts = coco_mask.frPyObjects(polygons, height, width)
     return _dump(coco_mask.merge(parts))
+
+
+def _run_lengths(text: str) -> list[int]:
+    """The run lengths that COCO's compressed form holds: 5 bits a character, the lowest first, each but the
+    first three runs less the one before the last.
+
+    Raises:
+        ValueError: it is no such text.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for character in text:
+        code = ord(character) - 48
+        if not 0 <= code < 64:
+            raise ValueError(f"character {character!r} in run lengths")
+        value |= (code & 31) << shift
+        shift += 5
+        if code & 32:
+            continue
+        if code & 16:
+            value -= 1 << shift
+        runs.append(value + runs[-2] if len(runs) > 2 else value)
+        value = shift = 0
+    if shift:
+        raise ValueError("run lengths that are cut short")
+    return runs
 
 
 def _dump(encoded: dict[str, Any]) -> str:

@@ -9,9 +9,10 @@ from small_labels import save_picture
 from prepare_data import data_selection
 from wildshape.errors import UserError
 from wildshape.formats import export_command, import_command
+from wildshape.formats.animals3d import published_image_names
 from wildshape.formats.animals3d_labels import matrix_from_quaternion, quaternion_from_matrix
 from wildshape.formats.masks import decode_mask
-from wildshape.tables import TRANSFORMS, read_table
+from wildshape.tables import TRANSFORMS, Table, read_table
 
 # Inputs and outputs of the published animals3d code, on seeded random inputs.
 GOLDEN = Path(__file__).parents[2] / "data" / "criteria"
@@ -257,6 +258,24 @@ def labelled_record(name, rng, **changes):
         "valid_cam": 1,
         **changes,
     }
+
+
+def test_pictures_of_one_name_in_several_folders_keep_their_folders():
+    """As frames of DeepLabCut's videos have them."""
+    pictures = [
+        ("/v/v1/img001.jpg", "v1/img001.jpg"),
+        ("/v/v2/img001.jpg", "v2/img001.jpg"),
+        ("/v/v2/img002.jpg", "v2/img002.jpg"),
+        ("/a/same.jpg", "same.jpg"),
+        ("/b/same.jpg", "same.jpg"),
+    ]
+    common = {"source": "deeplabcut", "status": "ok", "width": 9, "height": 9}
+    rows = [
+        {"record_id": f"r{n}", "image_id": f"i{n}", "path": path, "source_id": name, **common}
+        for n, (path, name) in enumerate(pictures)
+    ]
+    names = published_image_names(Table.from_rows("images", rows))
+    assert list(names.values()) == ["v1/img001.jpg", "v2/img001.jpg", "img002.jpg", "i3.jpg", "i4.jpg"]
 
 
 def test_labelled_sets_round_trip(horse, make_workspace, tmp_path):

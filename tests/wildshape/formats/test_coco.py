@@ -229,10 +229,33 @@ def test_coco_instances_that_repeat_are_marked(coco, workspace):
     bring_in(workspace, "coco", coco, split="train")
     (coco.parent / "images/2.jpg").unlink()
     Image.open(coco.parent / "images/1.jpg").resize((90, 75)).save(coco.parent / "images/2.jpg", quality=60)
-    edit(coco, lambda content: [entry.pop("segmentation") for entry in content["annotations"][:2]])
+
+    def resized_without_masks(content):
+        content["images"][1] |= {"width": 90, "height": 75}
+        for entry in content["annotations"][:2]:
+            del entry["segmentation"]
+
+    edit(coco, resized_without_masks)
     facts = bring_in(workspace, "coco", coco, as_="instances")
     assert facts["instances"] == 2 and facts["masks"] == 0
     assert workspace.load("images")["status"].tolist() == ["in_labels", "in_labels"]
+
+
+@pytest.mark.parametrize("how", ["resized", "turned"])
+@pytest.mark.parametrize("as_", ["labelled set", "instances"])
+def test_coco_pictures_of_another_size_than_stated_are_left_out(coco, workspace, how, as_):
+    """Their labels would lie elsewhere: pictures that were resized, or that a tool did not turn."""
+    file = coco.parent / "images/1.jpg"
+    picture = Image.open(file)
+    exif = picture.getexif()
+    exif[0x0112] = 6
+    more = {"exif": exif} if how == "turned" else {}
+    (picture.resize((60, 50)) if how == "resized" else picture).save(file, **more)
+    facts = bring_in(workspace, "coco", coco, **({"as_": "instances"} if as_ == "instances" else {}))
+    reason = "picture that has another size here (resized, or turned by its EXIF?)"
+    assert facts["dropped"][reason] == 1
+    left = workspace.load("instances" if as_ == "instances" else "labels")
+    assert left["source_id"].tolist() == ["12"]
 
 
 def no_instances(content):

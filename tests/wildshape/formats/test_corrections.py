@@ -12,7 +12,8 @@ from wildshape import run as pipeline
 from wildshape import training_data
 from wildshape.errors import UserError
 from wildshape.formats import export_command, import_command
-from wildshape.tables import read_table
+from wildshape.formats.masks import encode_mask
+from wildshape.tables import read_table, write_table
 
 SELECTION = "cf_cm_20"
 
@@ -113,6 +114,43 @@ def test_a_corrected_selection_becomes_labels(run, tmp_path, capsys):
         data_selection.Config(category="cow", filter="kpconf", selection_num=30), run
     )
     assert facts["dropped"] == {"in images that are labelled now": 5} and facts["candidates"] == 55
+
+
+@pytest.mark.parametrize("mask", ["left out", "as it was", "redrawn"])
+def test_what_a_tool_does_not_know_stays(run, tmp_path, mask):
+    """Camera, flags, and how good a segmenter's mask is: no tool's file holds them."""
+    old = encode_mask(np.arange(100)[:, None] < np.full(120, 50))
+    path, labels = run.table_path("labels"), run.load("labels")
+    cameras = np.tile([1.5, 3.0, 4.0, 1.0, 0.0, 0.0, 0.0], (len(labels), 1))
+    masks = np.array([old] * len(labels), dtype=object)
+    more = {"mask_rle": masks, "mask_quality": np.full(len(labels), 0.3), "camera": cameras}
+    flags = np.array(["truncated"] * len(labels), dtype=object)
+    write_table(labels.with_columns(flags=flags, **more), path)
+    write_out(run, tmp_path / "out")
+    file = next((tmp_path / "out").glob("*.json"))
+    content = json.loads(file.read_text())
+    content["annotations"] = content["annotations"][:2]
+    for entry in content["annotations"]:
+        entry["keypoints"][0:3] = [33.5, 44.5, 2]
+        if mask == "left out":
+            del entry["segmentation"]
+        elif mask == "redrawn":
+            entry["segmentation"] = [[10, 10, 60, 10, 60, 60]]
+    file.write_text(json.dumps(content))
+    assert correct(run, file)["replaced"] == 2
+    after = run.load("labels")
+    rows = after.take(
+        np.isin(
+            after["instance_id"].astype(str),
+            [e["attributes"]["instance_id"] for e in content["annotations"]],
+        )
+    )
+    np.testing.assert_allclose(rows["xy"][:, 0], [[33, 44]] * 2)
+    np.testing.assert_array_equal(rows["camera"], cameras[:2])
+    assert list(rows["flags"]) == ["truncated"] * 2
+    kept = mask != "redrawn"
+    assert [rle == old for rle in rows["mask_rle"]] == [kept] * 2
+    np.testing.assert_array_equal(rows["mask_quality"], [0.3 if kept else np.nan] * 2)
 
 
 def test_corrections_come_back_again_and_survive_the_set(run, tmp_path):

@@ -141,6 +141,32 @@ def test_cvat_skeletons_drawn_by_hand(workspace, tmp_path):
     ]
 
 
+def test_a_skeleton_copied_in_cvat_has_the_box_that_was_copied_with_it(workspace, tmp_path):
+    """A copy carries the id of the original, and is in a group of its own."""
+    own = '<attribute name="instance_id">one</attribute>'
+
+    def copied(text):
+        start, end = text.index("<skeleton"), text.index("</image>")
+        pair = text[start:end].replace("</skeleton>", own + "</skeleton>")
+        pair = pair.replace('group_id="4"/>', f'group_id="4">{own}</box>')
+        other = pair.replace('group_id="4"', 'group_id="7"').replace('xbr="60"', 'xbr="100"')
+        return text[:start] + pair + other + text[end:]
+
+    path = skeleton_xml(tmp_path / "annotations.xml", copied)
+    records, _ = cvat.read_records(path, workspace)
+    assert [record.instance_id for record in records] == ["one", "one"]
+    assert [record.box_xyxy[2] for record in records] == [59.5, 99.5]
+    # The copy's box was not copied: the original's is not its.
+    alone = path.read_text()
+    alone = alone[: alone.rindex("<box")] + alone[alone.rindex("</image>") :]
+    path.write_text(alone)
+    records, _ = cvat.read_records(path, workspace)
+    assert [record.box_from_keypoints for record in records] == [False, True]
+    # The group was lost: the id says whose box it is.
+    path.write_text(alone.replace('group_id="4">' + own + "</box>", f">{own}</box>"))
+    assert cvat.read_records(path, workspace)[0][0].box_xyxy[2] == 59.5
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -1,9 +1,19 @@
 """Run-length masks: boxes, overlaps and points against plain NumPy."""
 
+import json
+
 import numpy as np
 import pytest
 
-from wildshape.formats.masks import decode_mask, encode_mask, mask_area, mask_box, mask_iou, points_inside
+from wildshape.formats.masks import (
+    decode_mask,
+    encode_mask,
+    encode_segmentation,
+    mask_area,
+    mask_box,
+    mask_iou,
+    points_inside,
+)
 
 
 def blob(seed, height=13, width=9):
@@ -21,6 +31,24 @@ def test_against_numpy(seed):
     assert mask_box(rle).tolist() == expected
     assert mask_iou(rle, other_rle) == pytest.approx((mask & other).sum() / (mask | other).sum())
     assert mask_iou(rle, rle) == 1
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_run_lengths_of_either_form_are_taken(seed):
+    mask = blob(seed, 40 + seed, 31) if seed % 2 else np.indices((60, 50))[1] > 20 + seed
+    rle = json.loads(encode_mask(mask))
+    assert encode_segmentation(rle, *mask.shape) == encode_mask(mask)
+    flat = np.concatenate([[0], mask.T.reshape(-1), [2]])  # by columns, and beginning with what is not
+    edges = np.flatnonzero(np.diff(flat))
+    runs = np.diff([0, *edges[edges > 0]])
+    runs = [0, *runs.tolist()] if mask[0, 0] else runs.tolist()
+    assert encode_segmentation({"size": rle["size"], "counts": runs}, *mask.shape) == encode_mask(mask)
+
+
+@pytest.mark.parametrize("counts", ["05", "abc", "é", "0P", [10, 20], [30001, -1], [1.5, 2], None, ["a"]])
+def test_run_lengths_that_do_not_fill_the_picture_are_refused(counts):
+    with pytest.raises(ValueError, match="run lengths"):
+        encode_segmentation({"size": [150, 200], "counts": counts}, 150, 200)
 
 
 def test_empty_masks():
