@@ -262,13 +262,8 @@ def labelled_record(name, rng, **changes):
 
 def test_pictures_of_one_name_in_several_folders_keep_their_folders():
     """As frames of DeepLabCut's videos have them."""
-    pictures = [
-        ("/v/v1/img001.jpg", "v1/img001.jpg"),
-        ("/v/v2/img001.jpg", "v2/img001.jpg"),
-        ("/v/v2/img002.jpg", "v2/img002.jpg"),
-        ("/a/same.jpg", "same.jpg"),
-        ("/b/same.jpg", "same.jpg"),
-    ]
+    videos = [(f"/v/{name}", name) for name in ("v1/img001.jpg", "v2/img001.jpg", "v2/img002.jpg")]
+    pictures = [*videos, ("/a/same.jpg", "same.jpg"), ("/b/same.jpg", "same.jpg")]
     common = {"source": "deeplabcut", "status": "ok", "width": 9, "height": 9}
     rows = [
         {"record_id": f"r{n}", "image_id": f"i{n}", "path": path, "source_id": name, **common}
