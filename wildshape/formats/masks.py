@@ -101,8 +101,9 @@ def encode_segmentation(segmentation: Any, height: int, width: int) -> str | Non
 
 
 def _run_lengths(text: str) -> list[int]:
-    """The run lengths that COCO's compressed form holds: 5 bits a character, the lowest first, each but the
-    first three runs less the one before the last.
+    """The run lengths that COCO's compressed form holds.
+
+    A character holds 5 bits, the lowest come first; from the fourth run on it is a run less the last but one.
 
     Raises:
         ValueError: it is no such text.
