@@ -103,7 +103,7 @@ def encode_segmentation(segmentation: Any, height: int, width: int) -> str | Non
 def _run_lengths(text: str) -> list[int]:
     """The run lengths that COCO's compressed form holds.
 
-    A character holds 5 bits, the lowest come first; from the fourth run on it is a run less the last but one.
+    A character holds 5 bits, the lowest first; from the fourth on, a number is a run less the last but one.
 
     Raises:
         ValueError: it is no such text.
