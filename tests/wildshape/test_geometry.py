@@ -196,3 +196,13 @@ def test_a_camera_by_hand():
     np.testing.assert_allclose(
         camera_to_crop(camera, crop_affine(BOX, 64), 64), [1, 0, 0, 1, 0, 0, 0], atol=1e-12
     )
+
+
+@pytest.mark.parametrize("size", [40, 20])
+def test_a_mirrored_picture_gives_the_mirrored_crop_where_it_is_averaged_down(size):
+    y, x = np.mgrid[:240, :324]
+    waves = 127.5 + 60 * np.sin(x / 4 + 1) + 60 * np.cos(y / 5)
+    image = np.rint(waves).astype(np.uint8)[..., None].repeat(3, 2)
+    affine = crop_affine(np.array([66.5, 24.5, 256.5, 214.5]), size)  # about the middle
+    crop, mirrored = (warp_crop(picture, affine, size).astype(int) for picture in (image, image[:, ::-1]))
+    assert np.abs(crop - mirrored[:, ::-1]).max() <= 2

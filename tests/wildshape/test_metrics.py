@@ -99,3 +99,17 @@ def test_paired_change_of_cameras_leaves_out_those_not_known():
     assert paired_change([new], [old], "camera")["gain"] == pytest.approx(-4.0)
     unknown = animals(ids, [0.0] * 3, [1] * 3)
     assert np.isnan(paired_change([unknown], [old], "camera")["gain"])
+
+
+def test_paired_change_of_mask_iou_is_in_points():
+    old = {"instance_id": ["a", "b", "c"], "iou": [0.5, 0.6, float("nan")]}
+    new = {"instance_id": ["a", "b", "c"], "iou": [0.6, 0.8, 0.9]}
+    found = paired_change([new], [old], "iou")
+    assert found["gain"] == pytest.approx(15) and found["animals"] == 2
+
+
+def test_what_an_animal_gains_in_two_test_sets_adds_up():
+    old = [animals(["a", "b"], [1.0, 2.0], [4, 4]), animals(["b", "c"], [2.0, 0.0], [4, 8])]
+    new = [animals(["a", "b"], [2.0, 3.0], [4, 4]), animals(["b", "c"], [2.0, 4.0], [4, 8])]
+    found = paired_change(new, old)
+    assert found["animals"] == 3 and found["gain"] == pytest.approx(100 * (1 + 1 + 4) / 20)
