@@ -64,7 +64,7 @@ def test_generate_pl_equals_predict(world, workers, batch_size):
     assert set(table["transform"]) == {"none"} and table.meta["skeleton"] == SKELETON.name
     xy, confidence = predicted(world)
     np.testing.assert_allclose(table["xy"], xy, atol=1e-3)
-    np.testing.assert_allclose(table["confidence"], confidence, atol=1e-4)
+    np.testing.assert_allclose(table["confidence"], confidence, rtol=1e-3)
     assert metrics["labelled"] == 7 and metrics["skipped"] == 0
 
 
@@ -81,12 +81,12 @@ def test_flip_average_is_flip_consistent(world):
     xy, confidence = predictor.predict_crops(crop[None], identity)
     xy_mirrored, confidence_mirrored = predictor.predict_crops(crop[None, :, ::-1].copy(), identity)
     flip = list(SKELETON.flip)
-    np.testing.assert_allclose(confidence_mirrored[:, flip], confidence, atol=1e-4)
+    np.testing.assert_allclose(confidence_mirrored[:, flip], confidence, rtol=1e-3)
     np.testing.assert_allclose(63 - xy_mirrored[:, flip, 0], xy[..., 0], atol=1e-2)
     np.testing.assert_allclose(xy_mirrored[:, flip, 1], xy[..., 1], atol=1e-2)
     generate_pl.run(config(flip_average=True), world)
     table = read_table(world.keypoints_path("pose"), "keypoints")
-    np.testing.assert_allclose(table["confidence"], predicted(world, flip_average=True)[1], atol=1e-4)
+    np.testing.assert_allclose(table["confidence"], predicted(world, flip_average=True)[1], rtol=1e-3)
 
 
 class ColourFinder(torch.nn.Module):

@@ -99,12 +99,15 @@ def test_a_stopped_process_continues_with_the_same_weights(tmp_path, problem):
     fit_toy(ToyTask(), tmp_path / "whole")
     command = [sys.executable, str(SCRIPT), "fit", str(tmp_path), "0.05"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    limit = time.monotonic() + 60
-    while not (tmp_path / "fit/last.pt").exists():
-        assert process.poll() is None and time.monotonic() < limit
-        time.sleep(0.01)
-    process.send_signal(problem)
-    _, errors = process.communicate(timeout=60)
+    try:
+        limit = time.monotonic() + 180
+        while not (tmp_path / "fit/last.pt").exists():
+            assert process.poll() is None and time.monotonic() < limit
+            time.sleep(0.01)
+        process.send_signal(problem)
+        _, errors = process.communicate(timeout=180)
+    finally:
+        process.kill()
     assert process.returncode == (130 if problem == signal.SIGINT else -signal.SIGKILL)
     if problem == signal.SIGINT:
         assert errors.strip() == "stopped; run the same command again to continue"
