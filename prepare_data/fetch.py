@@ -129,7 +129,7 @@ class _Host:
 
     def wait(self) -> float:
         """Seconds until a request may start, by the host's Retry-After and its rate."""
-        return max(0.0, max(self.paused_until, self._next) - time.monotonic())
+        return max(self.pause(), self._next - time.monotonic())
 
     def pause(self) -> float:
         """Seconds for which the host still wants to be left alone."""

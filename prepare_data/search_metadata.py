@@ -11,7 +11,6 @@ import hashlib
 import shutil
 import sys
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from prepare_data.metadata_duckdb import TEMPORARY, ScanOptions, scan
 from prepare_data.query import Query
 from wildshape.cli import CommonConfig, say, script_main
 from wildshape.errors import UserError
+from wildshape.files import distinct
 from wildshape.stage import Provenance, run_reduce
 from wildshape.tables import Table, make_record_id
 from wildshape.workspace import Workspace
@@ -94,16 +94,6 @@ def metadata_files(paths: tuple[Path, ...], workspace: Workspace) -> list[Path]:
             f"--category {workspace.category.name} --metadata FILE"
         )
     return files
-
-
-def distinct_names(files: list[Path]) -> list[str]:
-    """The files' names, numbered where several have the same."""
-    seen: Counter[str] = Counter()
-    names = []
-    for path in files:
-        seen[path.name] += 1
-        names.append(path.name if seen[path.name] == 1 else f"{path.name} ({seen[path.name]})")
-    return names
 
 
 def fingerprint(path: Path) -> str:
@@ -210,7 +200,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
             "limit": config.limit,
             **({} if config.sample is None else {"sample": config.sample, "seed": config.seed}),
         },
-        {name: fingerprint(path) for name, path in zip(distinct_names(files), files)},
+        {name: fingerprint(path) for name, path in zip(distinct([path.name for path in files]), files)},
     )
     metrics: dict[str, Any] = {}
 

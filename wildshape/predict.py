@@ -15,7 +15,7 @@ import tyro
 from wildshape.cli import CommonConfig, say, script_main
 from wildshape.crops import ImageError, read_image
 from wildshape.errors import UserError
-from wildshape.files import atomic_write, read_json, write_json
+from wildshape.files import atomic_write, distinct, read_json, write_json
 from wildshape.workspace import Workspace
 
 
@@ -189,20 +189,6 @@ def _boxes(
     return list(chosen.boxes)
 
 
-def file_stems(photos: Sequence[Path]) -> list[str]:
-    """The photos' names without suffix, numbered from the second of a name on."""
-    stems: list[str] = []
-    taken: set[str] = set()
-    for photo in photos:
-        number, stem = 1, photo.stem
-        while stem.lower() in taken:
-            number += 1
-            stem = f"{photo.stem}-{number}"
-        taken.add(stem.lower())
-        stems.append(stem)
-    return stems
-
-
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """Predict every photo; returns predictions by photo.
 
@@ -225,7 +211,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     results: dict[str, Any] = {}
     photos = list(dict.fromkeys(config.photos))
     unread = []
-    for photo, name in zip(photos, file_stems(photos)):
+    for photo, name in zip(photos, distinct([photo.stem for photo in photos])):
         try:
             image = read_image(photo)
         except ImageError as error:

@@ -15,9 +15,7 @@ NARROW = 3.0
 
 @numba.njit(nogil=True, cache=True, error_model="numpy", inline="always")
 def _span_of(slope, j):
-    """The first and last column, as floats, a touch too far, of the side of column j that the slope, which
-    is that of an edge's function along a row, rises to.
-    """
+    """First and last column where an edge's function, 0 at j, is not negative: a touch too far."""
     if slope == 0.0:
         return -np.inf, np.inf
     slack = 1e-6 + 1e-9 * abs(j)
@@ -62,8 +60,8 @@ def draw_band(vertices, faces, top, bottom, face_ids, depth):
         a0, b0 = turn * (y1 - y2), turn * (x2 - x1)
         a1, b1 = turn * (y2 - y0), turn * (x0 - x2)
         a2, b2 = turn * (y0 - y1), turn * (x1 - x0)
-
         per_a0, per_a1, per_a2 = 1.0 / a0, 1.0 / a1, 1.0 / a2
+
         # Box and spans may be a touch too wide: whether a centre is inside, the edges alone decide.
         for i in range(int(np.ceil(row_low - 1e-6)), int(np.floor(row_high + 1e-6)) + 1):
             r0 = b0 * (i - y1)

@@ -8,13 +8,12 @@ import torch
 
 pytest.importorskip("diffusers", reason="needs the extra diffusion")
 
-from test_train_small import made_up_latents
+from test_train_small import made_up_latents, random_rings
 from test_zero123plus_stages import SMALL, folders, training, world  # noqa: F401
 
 from pseudolabels import train_tokens
 from pseudolabels.zero123plus import small_metrics
 from pseudolabels.zero123plus.crops import AnimalCrops
-from pseudolabels.zero123plus.small_latents import RingLatents
 from pseudolabels.zero123plus.small_model import build_pipeline
 from pseudolabels.zero123plus.small_ring_task import RingData
 from pseudolabels.zero123plus.small_training import TaskConfig
@@ -44,11 +43,7 @@ def test_the_tokens_of_least_loss_are_kept(world, folders, monkeypatch):  # noqa
 def views_task(tiny_sizes):
     rng = np.random.default_rng(0)
     pipeline = build_pipeline(tiny_sizes, ["a", "black", "red", "head"])
-    rings = RingLatents(
-        rng.standard_normal((2, 2, 6, 4, 8, 8)).astype(np.float16),
-        rng.standard_normal((2, 2, 6, 4, 8, 8)).astype(np.float16),
-        rng.integers(0, 256, (2, 6, 16, 16, 4), dtype=np.uint8),
-    )
+    rings = random_rings(rng, 2)
     return ViewsTask(pipeline, RingData(rings, rings, made_up_latents(16)), TaskConfig(replay=0.25))
 
 

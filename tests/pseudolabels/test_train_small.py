@@ -253,14 +253,18 @@ def test_captions_come_to_matter(tiny_sizes):
     assert after["attention"] == after["attention_head"] > 0
 
 
+def random_rings(rng, count):
+    return RingLatents(
+        rng.standard_normal((count, 2, 6, 4, 8, 8)).astype(np.float16),
+        rng.standard_normal((count, 2, 6, 4, 8, 8)).astype(np.float16),
+        rng.integers(0, 256, (count, 6, 16, 16, 4), dtype=np.uint8),
+    )
+
+
 def test_views_learn_from_the_input_unless_it_is_dropped(tiny_sizes):
     rng = np.random.default_rng(0)
     pipeline = build_pipeline(tiny_sizes, ["a", "black", "red", "head"])
-    rings = RingLatents(
-        rng.standard_normal((3, 2, 6, 4, 8, 8)).astype(np.float16),
-        rng.standard_normal((3, 2, 6, 4, 8, 8)).astype(np.float16),
-        rng.integers(0, 256, (3, 6, 16, 16, 4), dtype=np.uint8),
-    )
+    rings = random_rings(rng, 3)
     task = ViewsTask(pipeline, RingData(rings, rings, made_up_latents(16)), TaskConfig())
     samples = [task.sample(number, np.random.default_rng(number)) for number in range(3)]
     batch = {name: torch.from_numpy(np.stack([s[name] for s in samples])) for name in samples[0]}

@@ -10,6 +10,7 @@ from wildshape.errors import UserError
 from wildshape.files import (
     atomic_path,
     atomic_write,
+    distinct,
     file_hash,
     read_json,
     same_content,
@@ -102,3 +103,7 @@ def test_read_json_names_the_file_it_cannot_read(tmp_path):
 def test_hashes_are_sha256(tmp_path):
     (tmp_path / "f").write_bytes(b"wild")
     assert file_hash(tmp_path / "f") == sha256_bytes(b"wild") == hashlib.sha256(b"wild").hexdigest()
+
+
+def test_repeated_names_are_numbered():
+    assert distinct(["a", "b", "A", "a-2", "a"]) == ["a", "b", "A-2", "a-2-2", "a-3"]

@@ -330,7 +330,10 @@ def published_image_names(images: Table) -> dict[str, str]:
 
     Where several would have one name they have that in the source, and where that does not help their id.
     """
-    rows = {row["image_id"]: row for row in images.rows() if row["image_id"] is not None}
+    rows: dict[str, dict[str, Any]] = {}
+    for row in images.rows():
+        if row["image_id"] is not None:
+            rows.setdefault(row["image_id"], row)  # a repeated image has the name of the first
     names: dict[str, str] = {}
     for image_id, row in rows.items():
         published = row["source_id"] if row["source"] == SOURCE else None

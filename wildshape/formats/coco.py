@@ -155,7 +155,7 @@ def _record(
     if not np.isin(visible, (0, 1, 2)).all():
         raise UserError(f"{path}: expected visibility 0, 1 or 2; found other in annotation {name}")
     xy, visible = map_keypoints(keypoints[:, :2] - SHIFT, visible, mapping)
-    size = (int(image["width"]), int(image["height"])) if "width" in image else None
+    size = stated_size(image)
     mask = None
     if annotation.get("segmentation") and size is not None:
         try:
@@ -174,6 +174,11 @@ def _record(
         size=size,
         instance_id=annotation_id_here(annotation),
     )
+
+
+def stated_size(image: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Width and height of an entry of `images`, if it has them."""
+    return (int(image["width"]), int(image["height"])) if "width" in image else None
 
 
 def annotation_id_here(annotation: dict[str, Any]) -> str | None:

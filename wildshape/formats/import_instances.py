@@ -92,8 +92,7 @@ def _read(
             name = str(image["file_name"])
             if name not in pictures:
                 pictures[name] = read_picture(name, None, folder, workspace, options, SOURCE)
-            stated = (int(image["width"]), int(image["height"])) if "width" in image else None
-            if problem := size_problem(stated, pictures[name].size):
+            if problem := size_problem(coco.stated_size(image), pictures[name].size):
                 dropped[problem] += 1
                 continue
             row, problem = _row(annotation, pictures[name], workspace, path)

@@ -269,6 +269,7 @@ def test_pictures_of_one_name_in_several_folders_keep_their_folders():
         {"record_id": f"r{n}", "image_id": f"i{n}", "path": path, "source_id": name, **common}
         for n, (path, name) in enumerate(pictures)
     ]
+    rows.append({**rows[0], "record_id": "again", "path": "/v/repeated.jpg"})
     names = published_image_names(Table.from_rows("images", rows))
     assert list(names.values()) == ["v1/img001.jpg", "v2/img001.jpg", "img002.jpg", "i3.jpg", "i4.jpg"]
 
