@@ -3,7 +3,8 @@
 CF-CM with zero123plus in place of the second pose network, and the criterion that combines all, beside
 CF-CM, KP-Conf, a random selection and labels alone: which pseudo-labels are selected, and what the 3D model
 makes of them. Worlds, pose networks and trainings are those of `benchmarks.pseudo_labels`; under the same
-root and with the same settings they are used again. Run it again to continue.
+root and with the same settings they are used again. A selection by all sources that was made before
+there was this one is made again, so be done with other benchmarks there. Run it again to continue.
 
     python -m benchmarks.zero123plus_helps --root bench [--seeds 3] [--time_limit 50]
 """
@@ -34,6 +35,7 @@ from benchmarks.pseudo_labels import (
 from benchmarks.zero123plus_baselines import model_folder
 from pseudolabels.criteria import CRITERIA
 from wildshape.cli import say
+from wildshape.files import read_json
 from wildshape.metrics import paired_change
 from wildshape.report.quality import compare, selection_quality
 from wildshape.run import Pipeline, StoppedByTimeLimit
@@ -168,6 +170,8 @@ class Seed:
         }  # fmt: skip
         for item in selections:
             chosen = {"filter": item.criterion, "aux": item.aux, "selection_num": count, "seed": self.seed}
+            if item.criterion == COMBINED and lacks_source(self.workspace, count):
+                chosen["overwrite"] = True
             self.call(f"select {item.name}", "prepare_data.data_selection", **chosen)
             figures["pck"][item.name] = selection_quality(self.workspace, item.name, count)
         for item in selections:
@@ -182,6 +186,12 @@ class Seed:
         }
         figures["seconds"] = dict(self.pipeline.timings)
         return figures
+
+
+def lacks_source(workspace: Workspace, count: int) -> bool:
+    """Whether there is a selection by all sources that was made without this one."""
+    manifest = workspace.selection_path(COMBINED, count).with_suffix(".manifest.json")
+    return manifest.is_file() and SOURCE not in read_json(manifest)["config"]["weights"]
 
 
 def source_quality(workspace: Workspace, source: str) -> dict[str, float]:

@@ -5,6 +5,7 @@ import pytest
 
 from benchmarks import zero123plus_helps as helps
 from pseudolabels import criteria
+from wildshape.files import write_json
 from wildshape.tables import Table, write_table
 from wildshape.workspace import Workspace
 
@@ -48,6 +49,15 @@ def test_what_the_second_opinion_brings():
     text = helps.table(found)
     assert "cf_cm_zero123plus over cf_cm: AUC +6.2 [" in text and "71.0 +- 2.8" in text
     assert "zero123plus: PCK 40.0 +- 0.0; tells 0.25" in text
+
+
+def test_a_selection_by_all_sources_without_this_one_is_made_again(tmp_path):
+    workspace = Workspace(tmp_path, "cow", "bench")
+    manifest = workspace.selection_path("cf_all", 3).with_suffix(".manifest.json")
+    assert not helps.lacks_source(workspace, 3)  # there is none
+    for weights, lacks in (({"pose": 1.0}, True), ({"pose": 0.5, "zero123plus": 0.5}, False)):
+        write_json(manifest, {"config": {"weights": weights}})
+        assert helps.lacks_source(workspace, 3) is lacks
 
 
 @pytest.fixture
