@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from acsm.renderer import fragments as arrays
-from acsm.renderer.fragments import Fragments, check_mesh, check_size, empty_fragments, run_jobs
+from acsm.renderer.fragments import Fragments, check_mesh, check_size, run_jobs
 
 
 def _as_faces(faces: Tensor | np.ndarray, device: torch.device) -> Tensor:
@@ -65,12 +65,12 @@ class _Rasterize(torch.autograd.Function):
     def forward(ctx: Any, vertices: Tensor, faces: np.ndarray, size: int) -> tuple[Tensor, Tensor, Tensor]:
         points, faces = check_mesh(vertices.detach().numpy(), faces)
         precision = np.float32 if vertices.dtype == torch.float32 else np.float64
-        out = empty_fragments(len(points), size, precision)
-        arrays.draw(points, faces, out)
+        out = arrays.draw(points, faces, size, precision)
         ctx.faces = faces
         found = [torch.from_numpy(part) for part in out]
         ctx.save_for_backward(vertices, *found[:2])
         ctx.mark_non_differentiable(found[0])
+        ctx.set_materialize_grads(False)  # else the ids get zeros, too
         return found[0], found[1], found[2]
 
     @staticmethod
@@ -79,15 +79,20 @@ class _Rasterize(torch.autograd.Function):
         from acsm.renderer.zbuffer import pull_back_fragments
 
         vertices, ids, barycentrics = (part.detach().numpy() for part in ctx.saved_tensors)
-        points = np.ascontiguousarray(vertices, np.float64)
-        along, deep = (grad.contiguous().numpy() for grad in grads[1:])
-        out = np.zeros(points.shape)
+        shapes = barycentrics.shape, barycentrics.shape[:3]
+        along, deep = (
+            np.zeros(shape, barycentrics.dtype) if grad is None else grad.contiguous().numpy()
+            for grad, shape in zip(grads[1:], shapes)
+        )
+        out = np.empty(vertices.shape, vertices.dtype)
 
         def pull(b: int) -> None:
-            pull_back_fragments(points[b], ctx.faces, ids[b], barycentrics[b], along[b], deep[b], out[b])
+            points, sums = vertices[b].astype(np.float64), np.zeros(vertices[b].shape)
+            pull_back_fragments(points, ctx.faces, ids[b], barycentrics[b], along[b], deep[b], sums)
+            out[b] = sums
 
         run_jobs(pull, list(range(len(out))))
-        return torch.from_numpy(out).to(grads[2].dtype), None, None
+        return torch.from_numpy(out), None, None
 
 
 def interpolate_tensors(attributes: Tensor, faces: Tensor | np.ndarray, fragments: Fragments) -> Tensor:

@@ -33,12 +33,14 @@ class Fragments(NamedTuple):
 
 
 def check_mesh(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return ``vertices`` [B, V, 3] as float64 and ``faces`` [F, 3] as int64, contiguous.
+    """Return ``vertices`` [B, V, 3] as float32 or float64 and ``faces`` [F, 3] as int64, contiguous.
 
     Raises:
         ValueError: for other shapes, or faces that name vertices that are not there.
     """
-    vertices = np.ascontiguousarray(vertices, dtype=np.float64)
+    vertices = np.asarray(vertices)
+    precision = np.float32 if vertices.dtype == np.float32 else np.float64
+    vertices = np.ascontiguousarray(vertices, precision)
     faces = np.ascontiguousarray(faces, dtype=np.int64)
     if vertices.ndim != 3 or vertices.shape[2] != 3:
         raise ValueError(f"expected vertices [B, V, 3]; found {list(vertices.shape)}")
@@ -50,15 +52,6 @@ def check_mesh(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.
             f"found indices {faces.min()} to {faces.max()}"
         )
     return vertices, faces
-
-
-def empty_fragments(batch: int, size: int, dtype: type[np.floating] = np.float32) -> Fragments:
-    """Fragments of ``batch`` pictures in which nothing is seen."""
-    return Fragments(
-        np.full((batch, size, size), -1, np.int32),
-        np.zeros((batch, size, size, 3), dtype),
-        np.full((batch, size, size), np.inf, dtype),
-    )
 
 
 def _forget_pool() -> None:
@@ -135,9 +128,7 @@ def rasterize(vertices_ndc: Any, faces: Any, size: int) -> Fragments:
         return rasterize_tensors(vertices_ndc, faces, size)
     vertices, faces = check_mesh(vertices_ndc, faces)
     check_size(size)
-    out = empty_fragments(len(vertices), size)
-    draw(vertices, faces, out)
-    return out
+    return draw(vertices, faces, size)
 
 
 def is_tensor(value: Any) -> bool:
@@ -152,30 +143,39 @@ def check_size(size: int) -> None:
         raise ValueError(f"expected a picture of at least 1 pixel; found size {size}")
 
 
-def draw(vertices: np.ndarray, faces: np.ndarray, out: Fragments) -> None:
-    """Fill empty fragments, of single or double precision, in threads.
+def draw(
+    vertices: np.ndarray, faces: np.ndarray, size: int, dtype: type[np.floating] = np.float32
+) -> Fragments:
+    """Draw pictures in threads.
 
     Args:
-        vertices: float64 [B, V, 3], contiguous.
+        vertices: float32 or float64 [B, V, 3], contiguous.
         faces: int64 [F, 3], contiguous.
-        out: as :func:`empty_fragments` made it.
-    """
-    from acsm.renderer.zbuffer import draw_band, weigh_band
+        size: S.
+        dtype: of barycentrics and depth.
 
-    if not len(vertices) or not len(faces):
-        return
-    size = out.face_ids.shape[1]
+    Returns:
+        Fragments of arrays.
+    """
+    from acsm.renderer.zbuffer import draw_band, to_pixels, weigh_band
+
+    batch = len(vertices)
+    # Not filled here: each thread fills its own rows, while it has them in its cache.
+    ids = np.empty((batch, size, size), np.int32)
+    barycentrics, depth = np.empty((batch, size, size, 3), dtype), np.empty((batch, size, size), dtype)
     # Who is in front is decided in single precision, whatever the precision of what is returned.
-    nearest = out.depth if out.depth.dtype == np.float32 else out.depth.astype(np.float32)
+    nearest = depth if dtype == np.float32 else np.empty(depth.shape, np.float32)
 
     def work(job: tuple[int, int, int]) -> None:
         b, top, bottom = job
-        draw_band(vertices[b], faces, top, bottom, out.face_ids[b], nearest[b])
-        weigh_band(vertices[b], faces, top, bottom, out.face_ids[b], out.barycentrics[b], out.depth[b])
+        corners = to_pixels(vertices[b], size)
+        draw_band(corners, faces, top, bottom, ids[b], nearest[b])
+        weigh_band(corners, faces, top, bottom, ids[b], barycentrics[b], depth[b])
 
     threads = thread_count()
     # One picture is cut into bands of rows so that it, too, keeps all threads busy.
-    bands = max(1, min(threads, -(-threads // len(vertices)), size // 32))
+    bands = max(1, min(threads, -(-threads // max(batch, 1)), size // 32))
     edges = [size * k // bands for k in range(bands + 1)]
-    jobs = [(b, top, bottom) for b in range(len(vertices)) for top, bottom in zip(edges[:-1], edges[1:])]
+    jobs = [(b, top, bottom) for b in range(batch) for top, bottom in zip(edges[:-1], edges[1:])]
     run_jobs(work, jobs)
+    return Fragments(ids, barycentrics, depth)

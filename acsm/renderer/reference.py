@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from acsm.renderer.fragments import Fragments, check_mesh, empty_fragments
+from acsm.renderer.fragments import Fragments, check_mesh
 
 
 def rasterize_reference(vertices_ndc: np.ndarray, faces: np.ndarray, size: int) -> Fragments:
@@ -19,9 +19,12 @@ def rasterize_reference(vertices_ndc: np.ndarray, faces: np.ndarray, size: int) 
         Fragments of B pictures.
     """
     vertices, faces = check_mesh(vertices_ndc, faces)
-    out = empty_fragments(len(vertices), size)
+    shape = (len(vertices), size, size)
+    out = Fragments(
+        np.full(shape, -1, np.int32), np.zeros((*shape, 3), np.float32), np.full(shape, np.inf, np.float32)
+    )
     rows, columns = np.mgrid[:size, :size].astype(np.float64)
-    for b, xyz in enumerate(vertices):
+    for b, xyz in enumerate(vertices.astype(np.float64)):
         for f, corners in enumerate(faces):
             triangle = xyz[corners]
             if not np.isfinite(triangle).all():

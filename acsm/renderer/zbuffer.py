@@ -9,7 +9,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-NARROW = 3.0
+NARROW = 3
 """Columns up to which every centre of a row is tried: to find where the row enters a face takes longer."""
 
 
@@ -23,58 +23,77 @@ def _span_of(slope, j):
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def draw_band(vertices, faces, top, bottom, face_ids, depth):
+def to_pixels(vertices, size):
+    """Vertices, float64 [V, 3], x and y in pixels from the first pixel's centre.
+
+    Args:
+        vertices: float32 or float64 [V, 3], NDC. One that is not finite is NaN throughout.
+        size: S.
+    """
+    half = 0.5 * size
+    corners = np.empty(vertices.shape, np.float64)
+    for v in range(len(vertices)):
+        x, y, z = np.float64(vertices[v, 0]), np.float64(vertices[v, 1]), np.float64(vertices[v, 2])
+        odd = (x - x) + (y - y) + (z - z)
+        corners[v, 0] = (x + 1) * half - 0.5 + odd
+        corners[v, 1] = (y + 1) * half - 0.5 + odd
+        corners[v, 2] = z + odd
+    return corners
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def draw_band(corners, faces, top, bottom, face_ids, depth):
     """Draw all faces into rows ``top`` to ``bottom`` (exclusive) of one picture, in place.
 
     Args:
-        vertices: float64 [V, 3], NDC.
+        corners: float64 [V, 3], of :func:`to_pixels`.
         faces: int64 [F, 3].
         top: first row.
         bottom: row after the last.
-        face_ids: int32 [S, S], -1 where nothing has been drawn.
-        depth: float32 [S, S], inf where nothing has been drawn.
+        face_ids: int32 [S, S], written: -1 where nothing is seen.
+        depth: float32 [S, S], written: inf where nothing is seen.
     """
     size = face_ids.shape[0]
-    half = 0.5 * size
+    face_ids[top:bottom] = -1
+    depth[top:bottom] = np.inf
     for f in range(faces.shape[0]):
         v0, v1, v2 = faces[f, 0], faces[f, 1], faces[f, 2]
-        x0, x1, x2 = vertices[v0, 0], vertices[v1, 0], vertices[v2, 0]
-        y0, y1, y2 = vertices[v0, 1], vertices[v1, 1], vertices[v2, 1]
-        z0, z1, z2 = vertices[v0, 2], vertices[v1, 2], vertices[v2, 2]
-        if not np.isfinite(x0 + x1 + x2 + y0 + y1 + y2 + z0 + z1 + z2):
-            continue
-        x0, x1, x2 = (x0 + 1) * half - 0.5, (x1 + 1) * half - 0.5, (x2 + 1) * half - 0.5
-        y0, y1, y2 = (y0 + 1) * half - 0.5, (y1 + 1) * half - 0.5, (y2 + 1) * half - 0.5
-
-        row_low = max(min(y0, min(y1, y2)), float(top))
-        row_high = min(max(y0, max(y1, y2)), bottom - 1.0)
-        col_low = max(min(x0, min(x1, x2)), 0.0)
-        col_high = min(max(x0, max(x1, x2)), size - 1.0)
-        if row_low > row_high + 1e-6 or col_low > col_high + 1e-6:
-            continue
+        x0, x1, x2 = corners[v0, 0], corners[v1, 0], corners[v2, 0]
+        y0, y1, y2 = corners[v0, 1], corners[v1, 1], corners[v2, 1]
         area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
-        if area == 0:
+        if not (area > 0 or area < 0):  # NaN, too
+            continue
+        z0, z1, z2 = corners[v0, 2], corners[v1, 2], corners[v2, 2]
+        # Box and spans may be a touch too wide: whether a centre is inside, the edges alone decide.
+        row_first = int(np.ceil(max(min(y0, min(y1, y2)), float(top)) - 1e-6))
+        row_last = int(np.floor(min(max(y0, max(y1, y2)), bottom - 1.0) + 1e-6))
+        col_low = max(min(x0, min(x1, x2)), 0.0) - 1e-6
+        col_high = min(max(x0, max(x1, x2)), size - 1.0) + 1e-6
+        col_first, col_last = int(np.ceil(col_low)), int(np.floor(col_high))
+        if row_first > row_last or col_first > col_last:
             continue
         turn = 1.0 if area > 0 else -1.0
         # w_k = a_k x + b_k y + c_k is twice the area between the point and the edge across from k.
         a0, b0 = turn * (y1 - y2), turn * (x2 - x1)
         a1, b1 = turn * (y2 - y0), turn * (x0 - x2)
         a2, b2 = turn * (y0 - y1), turn * (x1 - x0)
-        per_a0, per_a1, per_a2 = 1.0 / a0, 1.0 / a1, 1.0 / a2
+        wide = col_last - col_first >= NARROW
+        per_a0 = per_a1 = per_a2 = 0.0
+        if wide:
+            per_a0, per_a1, per_a2 = 1.0 / a0, 1.0 / a1, 1.0 / a2
 
-        # Box and spans may be a touch too wide: whether a centre is inside, the edges alone decide.
-        for i in range(int(np.ceil(row_low - 1e-6)), int(np.floor(row_high + 1e-6)) + 1):
+        for i in range(row_first, row_last + 1):
             r0 = b0 * (i - y1)
             r1 = b1 * (i - y2)
             r2 = b2 * (i - y0)
-            first, last = col_low - 1e-6, col_high + 1e-6
-            if last - first > NARROW:
+            first, last = col_first, col_last
+            if wide:
                 from0, to0 = _span_of(a0, x1 - r0 * per_a0)
                 from1, to1 = _span_of(a1, x2 - r1 * per_a1)
                 from2, to2 = _span_of(a2, x0 - r2 * per_a2)
-                first = max(first, max(from0, max(from1, from2)))
-                last = min(last, min(to0, min(to1, to2)))
-            for j in range(int(np.ceil(first)), int(np.floor(last)) + 1):
+                first = int(np.ceil(max(col_low, max(from0, max(from1, from2)))))
+                last = int(np.floor(min(col_high, min(to0, min(to1, to2)))))
+            for j in range(first, last + 1):
                 w0 = a0 * (j - x1) + r0
                 w1 = a1 * (j - x2) + r1
                 w2 = a2 * (j - x0) + r2
@@ -89,44 +108,33 @@ def draw_band(vertices, faces, top, bottom, face_ids, depth):
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def weigh_band(vertices, faces, top, bottom, face_ids, barycentrics, depth):
+def weigh_band(corners, faces, top, bottom, face_ids, barycentrics, depth):
     """Barycentrics and depth of the faces seen in rows ``top`` to ``bottom`` (exclusive), in place.
 
     Args:
-        vertices: float64 [V, 3], NDC.
+        corners: float64 [V, 3], of :func:`to_pixels`.
         faces: int64 [F, 3].
         top: first row.
         bottom: row after the last.
         face_ids: int32 [S, S].
-        barycentrics: [S, S, 3], of any precision; 0 where nothing is seen.
-        depth: [S, S], of the same; inf where nothing is seen.
+        barycentrics: [S, S, 3], of any precision, written: 0 where nothing is seen.
+        depth: [S, S], of the same, written: inf where nothing is seen.
     """
     size = face_ids.shape[0]
-    half = 0.5 * size
     f = -1
     x0 = x1 = x2 = y0 = y1 = y2 = z0 = z1 = z2 = a0 = a1 = a2 = b0 = b1 = b2 = 0.0
     for i in range(top, bottom):
         for j in range(size):
             if face_ids[i, j] < 0:
+                barycentrics[i, j, 0] = barycentrics[i, j, 1] = barycentrics[i, j, 2] = 0.0
+                depth[i, j] = np.inf
                 continue
             if face_ids[i, j] != f:
                 f = face_ids[i, j]
                 v0, v1, v2 = faces[f, 0], faces[f, 1], faces[f, 2]
-                x0, y0, z0 = (
-                    (vertices[v0, 0] + 1) * half - 0.5,
-                    (vertices[v0, 1] + 1) * half - 0.5,
-                    vertices[v0, 2],
-                )
-                x1, y1, z1 = (
-                    (vertices[v1, 0] + 1) * half - 0.5,
-                    (vertices[v1, 1] + 1) * half - 0.5,
-                    vertices[v1, 2],
-                )
-                x2, y2, z2 = (
-                    (vertices[v2, 0] + 1) * half - 0.5,
-                    (vertices[v2, 1] + 1) * half - 0.5,
-                    vertices[v2, 2],
-                )
+                x0, y0, z0 = corners[v0, 0], corners[v0, 1], corners[v0, 2]
+                x1, y1, z1 = corners[v1, 0], corners[v1, 1], corners[v1, 2]
+                x2, y2, z2 = corners[v2, 0], corners[v2, 1], corners[v2, 2]
                 turn = 1.0 if (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0) > 0 else -1.0
                 a0, b0 = turn * (y1 - y2), turn * (x2 - x1)
                 a1, b1 = turn * (y2 - y0), turn * (x0 - x2)
@@ -134,11 +142,12 @@ def weigh_band(vertices, faces, top, bottom, face_ids, barycentrics, depth):
             w0 = a0 * (j - x1) + b0 * (i - y1)
             w1 = a1 * (j - x2) + b1 * (i - y2)
             w2 = a2 * (j - x0) + b2 * (i - y0)
-            total = w0 + w1 + w2
-            barycentrics[i, j, 0] = w0 / total
-            barycentrics[i, j, 1] = w1 / total
-            barycentrics[i, j, 2] = w2 / total
-            depth[i, j] = (w0 * z0 + w1 * z1 + w2 * z2) / total
+            each = 1.0 / (w0 + w1 + w2)
+            w0, w1, w2 = w0 * each, w1 * each, w2 * each
+            barycentrics[i, j, 0] = w0
+            barycentrics[i, j, 1] = w1
+            barycentrics[i, j, 2] = w2
+            depth[i, j] = w0 * z0 + w1 * z1 + w2 * z2
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
