@@ -27,7 +27,8 @@ def checkpoint_path(workspace: Workspace, arm: str, opts: Sequence[str] = ()) ->
     trained = sorted(p.parent.name for p in workspace.checkpoint_dir("acsm").glob("*/best.pt"))
     name = "" if workspace.name == workspace.category.name else f" --name {workspace.name}"
     others = f" (trained arms: {', '.join(trained)})" if trained else ""
-    command = f"python acsm/train.py --category {workspace.category.name}{name} --arm {arm}{others}"
+    data = "" if arm == "labels" else f" and the settings of {arm}, such as --use_web_images --filter F"
+    command = f"python acsm/train.py --category {workspace.category.name}{name} --arm {arm}{data}{others}"
     return workspace.require(path, command, "the 3D model's command")
 
 

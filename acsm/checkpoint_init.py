@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from acsm.model import ACSM
+from acsm.model import ACSM, ACSMArchitecture
 from wildshape.errors import UserError
 from wildshape.pretrained import load_imagenet_backbone
 
@@ -63,8 +63,8 @@ def start_from(model: ACSM, path: str | Path, template: ArticulatedTemplate) -> 
     elif list(extra.get("template", {}).get("part_names", ())) != list(template.part_names):
         parameters = {k: v for k, v in parameters.items() if not k.startswith("part_head.")}
     arch = extra.get("arch")
-    if isinstance(arch, Mapping) and arch.get("camera") != model.arch.camera:
-        # The same shapes, but they mean another parametrisation of the rotation.
+    if isinstance(arch, Mapping) and not _same_cameras(arch, model.arch):
+        # The same shapes, but they mean another rotation.
         parameters = {k: v for k, v in parameters.items() if not k.startswith("camera_head.")}
     own = model.state_dict()
     fitting: dict[str, Tensor] = {
@@ -86,6 +86,15 @@ def start_from(model: ACSM, path: str | Path, template: ArticulatedTemplate) -> 
     taken = {name.split(".")[0] for name in fitting} - {"encoder"}
     also = f", {', '.join(sorted(taken))}" if taken else ""
     return f"encoder{also} of {path}"
+
+
+def _same_cameras(saved: Mapping[str, Any], own: ACSMArchitecture) -> bool:
+    if saved.get("camera") != own.camera:
+        return False
+    # Quaternions have no ranges, and a turntable's azimuth has none.
+    first = {"quaternion": 3, "turntable": 1}.get(own.camera, 0)
+    ranges = saved.get("angle_ranges_deg", ACSMArchitecture.angle_ranges_deg)
+    return tuple(ranges)[first:] == tuple(own.angle_ranges_deg)[first:]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from acsm.per_animal import PerAnimal, ratio
 from acsm.viewpoint import in_view
 from wildshape.cli import CommonConfig, say, script_main
 from wildshape.errors import UserError
-from wildshape.files import atomic_write, read_json, write_json
+from wildshape.files import atomic_write, file_hash, read_json, write_json
 from wildshape.metrics import bootstrap_interval
 
 if TYPE_CHECKING:
@@ -240,6 +240,12 @@ def read_runs(workspace: Workspace, runs: Sequence[str], labels: str) -> dict[st
         for file in files:
             name = file.stem.removeprefix("acsm_").removesuffix(f"_{labels}")
             found[f"{run}/{name}"] = PerAnimal.read(file)
+            if _of_earlier_model(place, name, file.with_suffix(".json")):
+                again = f"wildshape acsm-evaluate --category {workspace.category.name} --name {run}"
+                say(
+                    f"compare: {run}/{name} was trained again after it was measured; to measure what it is "
+                    f"now, run: {again} --arm {name} --labels {labels}"
+                )
     if len(found) < 2:
         raise UserError(f"compare: expected at least two of RUN/ARM; found {', '.join(found)}")
     shapes = {name: animals.error.shape[1] for name, animals in found.items()}
@@ -252,6 +258,14 @@ def read_runs(workspace: Workspace, runs: Sequence[str], labels: str) -> dict[st
 
 def _measured_on(metrics: Path, labels: str) -> bool:
     return not metrics.is_file() or read_json(metrics).get("split") == labels
+
+
+def _of_earlier_model(workspace: Workspace, arm: str, metrics: Path) -> bool:
+    """Whether the arm's checkpoint is another than the one that was measured."""
+    best = workspace.checkpoint_dir(f"acsm/{arm}") / "best.pt"
+    if not metrics.is_file() or not best.is_file():
+        return False
+    return read_json(metrics).get("checkpoint_hash", file_hash(best)) != file_hash(best)
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:

@@ -113,6 +113,8 @@ class ShapeSamples:
         both._cache = {**self._cache, **other._cache}
         both._room = min(self._room, other._room)
         both.masks = self.masks
+        if both.masks is not None and other.masks is not None:
+            both.masks.wrong |= other.masks.wrong
         return both
 
     def drop_unreadable(self) -> list[tuple[str, str]]:
@@ -149,8 +151,9 @@ class ShapeSamples:
 
         Returns:
             ``crop`` uint8 [S, S, 3], ``target_ndc`` float32 [K, 2], ``weight`` float32 [K],
-            ``guide`` float32 [5]: quaternion of the guiding camera in the crop, and its trust; with
-            masks also what `acsm.mask_crops.MaskCrops.sample` gives.
+            ``guide`` float32 [5]: quaternion of the guiding camera in the crop, and its trust; where crops
+            are turned ``up`` float32 [2], the image's up axis in the crop; with masks also what
+            `acsm.mask_crops.MaskCrops.sample` gives.
         """
         style, records = self.style, self.records
         mirrored = bool(rng.random() < style.flip)
@@ -172,6 +175,9 @@ class ShapeSamples:
             "weight": weight.astype(np.float32),
             "guide": self._guide_in(records.instance_ids[index], affine),
         }
+        if style.rotation_deg:
+            up = affine.matrix[:, :2] @ [0.0, -1.0]
+            made["up"] = (up / np.linalg.norm(up)).astype(np.float32)
         if self.masks is not None:  # last, so that the crops are the same with and without masks
             made |= self.masks.sample(records, index, affine, rng)
         return made

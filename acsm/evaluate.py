@@ -13,6 +13,7 @@ import numpy as np
 from acsm.arms import load_arm
 from acsm.crops import published_affine, published_crop
 from acsm.label_sets import find_labels
+from acsm.mask_crops import mask_problem, tell_wrong_masks
 from acsm.metrics import ShapeResult
 from acsm.per_animal import breakdown, per_animal
 from acsm.predict import ShapePredictor, Shapes
@@ -21,6 +22,7 @@ from wildshape import training_data
 from wildshape.cli import CommonConfig, say, script_main
 from wildshape.crops import read_image
 from wildshape.errors import UserError
+from wildshape.files import file_hash
 from wildshape.geometry import box_side, warp_crop, xyxy_to_xywh
 from wildshape.records import AnimalRecords, tell_skipped
 from wildshape.stage import progress
@@ -90,6 +92,8 @@ def measure(
         masks: run lengths by instance id, to compare silhouettes with.
     """
     size = predictor.image_size
+    masks = dict(masks or {})
+    wrong: dict[str, str] = {}
     crops, affines, kept, skipped = [], [], [], []
     for index in progress(range(len(records)), "crop", unit="animal"):
         try:
@@ -97,6 +101,11 @@ def measure(
         except UserError as error:
             skipped.append((records.instance_ids[index], str(error)))
             continue
+        name = records.instance_ids[index]
+        problem = mask_problem(masks[name], image.shape[1::-1]) if name in masks else None
+        if problem is not None:
+            wrong[name] = problem
+            del masks[name]
         box = records.box_xyxy[index]
         if published:
             box_xywh = xyxy_to_xywh(box)
@@ -111,7 +120,7 @@ def measure(
     records = records.take(kept)
     stacked = np.array(crops, np.uint8).reshape(-1, size, size, 3)
     matrices = np.array(affines, np.float64).reshape(-1, 2, 3)
-    masks = masks or {}
+    tell_wrong_masks(wrong, "labelled")
     shapes = predictor.predict_crops(stacked, matrices, vertices=bool(masks))
     xy, side = shapes.xy_image, box_side(records.box_xyxy)
     if published:
@@ -136,8 +145,19 @@ def _overlaps(
     return iou
 
 
+def _name_of(config: Config, workspace: Workspace, checkpoint: Path) -> str:
+    """The arm, or another name where ``--opts`` names another checkpoint than a trained arm has."""
+    own = workspace.checkpoint_dir(f"acsm/{config.arm}") / "best.pt"
+    if own.is_file() and own.resolve() != checkpoint.resolve():
+        return f"{config.arm}-{checkpoint.stem}"
+    return config.arm
+
+
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """Measure, write metrics/acsm_<arm>_<labels>.json and .parquet (by animal), and show a table.
+
+    A checkpoint that ``--opts`` names, of an arm that has one of its own, is measured as
+    <arm>-<the file's name>.
 
     Raises:
         UserError: the arm or the labels are missing, or nothing is labelled in the split.
@@ -147,6 +167,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     predictor, path = load_arm(
         workspace, config.arm, config.opts, device=config.device, batch_size=config.batch_size
     )
+    arm = _name_of(config, workspace, path)
     labels = find_labels(workspace, config.labels_name, config.images)
     records = labels.records
     measured = measure(predictor, records, masks=labels.masks)
@@ -162,10 +183,11 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     animals = per_animal(result, np.asarray(skeleton.flip), measured.iou)
     facts: dict[str, Any] = {
         "category": workspace.category.name,
-        "arm": config.arm,
+        "arm": arm,
         "split": labels.name,
         "labels": config.labels_name,
         "checkpoint": workspace.relative(path),
+        "checkpoint_hash": file_hash(path),
         **result.summary(skeleton.keypoints, config.bootstrap),
         **breakdown(animals, skeleton.keypoints, config.bootstrap),
         "by_instance": result.by_instance(),
@@ -178,8 +200,8 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         "pck": released["pck"],
         "camera_error_deg": released["camera_error_deg_published"],
     }
-    animals.write(workspace.animals_path(config.arm, labels.name))
-    workspace.write_metrics(f"acsm_{config.arm}_{labels.name}", facts)
+    animals.write(workspace.animals_path(arm, labels.name))
+    workspace.write_metrics(f"acsm_{arm}_{labels.name}", facts)
     say(table(facts))
     return facts
 

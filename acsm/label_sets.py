@@ -53,7 +53,7 @@ def find_labels(workspace: Workspace, labels: str, images: Path | None = None) -
         table = workspace.load("truth" if truth else "labels", NEEDED_BY)
         tables = [workspace.load("truth_images" if truth else "labelled_images", NEEDED_BY)]
         paths = image_paths(tables, workspace)
-        records = label_records(table, paths, skeleton, labels if labels in SPLITS else None)
+        records = label_records(table, paths, skeleton, labels if labels in SPLITS else None, "either")
         return LabelSet(labels, records, masks_of(table))
     file = Path(labels).expanduser()
     if not file.is_file():
@@ -65,7 +65,7 @@ def find_labels(workspace: Workspace, labels: str, images: Path | None = None) -
     paths = _image_files(workspace, file, images, set(table["image_id"]))
     # A file called test.parquet must not pass for the test split.
     name = f"file_{file.stem}" if file.stem in (*SPLITS, "all", "truth") else file.stem
-    return LabelSet(name, label_records(table, paths, skeleton, None), masks_of(table))
+    return LabelSet(name, label_records(table, paths, skeleton, None, "either"), masks_of(table))
 
 
 def masks_of(table: Table) -> dict[str, str]:

@@ -73,7 +73,7 @@ def turn_loss(part_transforms: Tensor) -> Tensor:
     return (1 - part_transforms[..., 4].square()).mean()
 
 
-def upright_loss(camera: Tensor, camera_prob: Tensor) -> Tensor:
+def upright_loss(camera: Tensor, camera_prob: Tensor, up: Tensor | None = None) -> Tensor:
     """One minus the cosine between the template's up axis, as a camera sees it, and the image's.
 
     Azimuth does not count. Keypoints of an animal that the template fits only roughly leave the
@@ -82,9 +82,14 @@ def upright_loss(camera: Tensor, camera_prob: Tensor) -> Tensor:
     Args:
         camera: predictions [B, C, 7].
         camera_prob: [B, C]; the expected value is taken.
+        up: the image's up axis in its crop, a unit vector [B, 2]; None: (0, -1), of crops that are not
+            turned.
     """
     w, x, y, z = camera[..., 3:].unbind(-1)
     cosine = 2 * (w * x - y * z)
+    if up is not None:
+        across, down = up[:, None].unbind(-1)
+        cosine = across * 2 * (x * z + w * y) - down * cosine
     return ((1 - cosine) * camera_prob).sum(1).mean()
 
 
@@ -137,6 +142,7 @@ def total_loss(
     guide: Tensor | None = None,
     weights: LossWeights | None = None,
     emphasis: Tensor | None = None,
+    up: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
     """The loss of a batch of predictions and its terms, for the log.
 
@@ -147,6 +153,7 @@ def total_loss(
         guide: [B, 5], see `camera_guide_loss`; None: none.
         weights: of the terms.
         emphasis: weight of each image's keypoints [B]; None: alike.
+        up: [B, 2], see `upright_loss`.
     """
     weights = weights or LossWeights()
     keypoints = keypoint_loss(
@@ -162,7 +169,7 @@ def total_loss(
         terms["turn"] = turn_loss(prediction["part_transforms"])
         total = total + weights.turn * terms["turn"]
     if weights.upright:
-        terms["upright"] = upright_loss(prediction["camera"], prediction["camera_prob"])
+        terms["upright"] = upright_loss(prediction["camera"], prediction["camera_prob"], up)
         total = total + weights.upright * terms["upright"]
     several = prediction["camera_prob"].shape[1] > 1
     if several and weights.entropy:

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from acsm.data import ShapeSamples
+from acsm.mask_crops import tell_wrong_masks
 from wildshape.cli import say
 from wildshape.errors import UserError
 
 if TYPE_CHECKING:
     from wildshape.records import AnimalRecords
     from wildshape.workspace import Workspace
-
-SHOWN = 3
 
 
 def check_masks(
@@ -39,10 +38,7 @@ def check_masks(
     for what, samples in groups:
         assert samples.masks is not None
         usable, records = samples.masks.usable(samples.records), samples.records
-        wrong = [f"{name}: {reason}" for name, reason in samples.masks.wrong.items()]
-        if wrong:
-            more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-            say(f"left out {len(wrong)} masks of {what} animals ({'; '.join(wrong[:SHOWN])}{more})")
+        tell_wrong_masks(samples.masks.wrong, what)
         counts.append(f"{int(usable.sum())} of {len(usable)} {what}")
         if what != "validation":
             total += int(usable.sum())

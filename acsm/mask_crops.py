@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 import cv2
 import numpy as np
 
 from acsm.crops import Patch, cut_patch
+from wildshape.cli import say
 from wildshape.formats.masks import decode_mask
 from wildshape.geometry import Affine2D, warp_crop, xy_crop_to_ndc
 from wildshape.records import AnimalRecords
@@ -15,8 +17,26 @@ from wildshape.records import AnimalRecords
 STRIDE = 4
 """Crop pixels along a side of a cell of the pixel map."""
 CONTOUR_POINTS = 100
+SHOWN = 3
+"""Masks that are named where some do not fit."""
 MASK_PIXELS = 400
 """Cells of the mask that are followed to the surface and back, of each sample."""
+
+
+def mask_problem(mask_rle: str, whole: tuple[int, int]) -> str | None:
+    """Why a mask does not fit its image of this width and height, or None."""
+    height, width = json.loads(mask_rle)["size"]
+    if (width, height) == tuple(whole):
+        return None
+    return f"a mask of {width} x {height} pixels for an image of {whole[0]} x {whole[1]}"
+
+
+def tell_wrong_masks(wrong: Mapping[str, str], what: str) -> None:
+    """Say which masks (id and reason) of ``what`` animals are left out, the first few by name."""
+    if wrong:
+        named = [f"{name}: {reason}" for name, reason in list(wrong.items())[:SHOWN]]
+        more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        say(f"left out {len(wrong)} masks of {what} animals ({'; '.join(named)}{more})")
 
 
 class MaskCrops:
@@ -37,12 +57,9 @@ class MaskCrops:
     def check(self, records: AnimalRecords, index: int, whole: tuple[int, int]) -> None:
         """Keep in ``wrong`` why a mask does not fit its image of this width and height, if it does not."""
         text = records.mask_rle[index]
-        if text is not None:
-            height, width = json.loads(text)["size"]
-            if (width, height) != whole:
-                self.wrong[records.instance_ids[index]] = (
-                    f"a mask of {width} x {height} pixels for an image of {whole[0]} x {whole[1]}"
-                )
+        problem = None if text is None else mask_problem(text, whole)
+        if problem is not None:
+            self.wrong[records.instance_ids[index]] = problem
 
     def usable(self, records: AnimalRecords) -> np.ndarray:
         """Which animals have a mask that fits their image: bool [N]."""

@@ -95,17 +95,16 @@ class Encoder(nn.Module):
         side = (math.ceil(image_size / 32) + 2 - 4) // 2 + 1
         self.stack = Stack(1, 256 * side * side, features)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """ImageNet-normalised images [B, 3, S, S] -> features [B, features]."""
-        return self.read(self.backbone(images))
+    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """ImageNet-normalised images [B, 3, S, S] -> features [B, features], and maps they come from.
 
-    def maps(self, images: Tensor) -> list[Tensor]:
-        """The ResNet's maps at strides 4, 8, 16 and 32, the last of which `read` takes."""
-        found = []
+        The maps are the ResNet's at strides 4, 8, 16 and 32, the last of which `read` takes.
+        """
+        maps = []
         for layer in self.backbone:
             images = layer(images)
-            found.append(images)
-        return found[-4:]
+            maps.append(images)
+        return self.read(images), maps[-4:]
 
     def read(self, feature_map: Tensor) -> Tensor:
         """The ResNet's map [B, 512, S / 32, S / 32] -> features [B, features]."""
@@ -299,11 +298,10 @@ class ACSM(nn.Module):
         size = self.arch.image_size
         if images.shape[1:] != (3, size, size):
             raise UserError(f"expected images [B, 3, {size}, {size}]; found {list(images.shape)}")
-        if not pixels:
-            return self._decode(self.encoder(images), articulated, vertices)
-        maps = self.encoder.maps(images)
-        result = self._decode(self.encoder.read(maps[-1]), articulated, vertices)
-        result["pixel_sphere"], result["pixel_logit"] = self.pixel_map(maps)
+        features, maps = self.encoder(images)
+        result = self._decode(features, articulated, vertices)
+        if pixels:
+            result["pixel_sphere"], result["pixel_logit"] = self.pixel_map(maps)
         return result
 
     def from_features(

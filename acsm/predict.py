@@ -215,7 +215,7 @@ class ShapePredictor:
         """
         from acsm.template import template_for
 
-        mend = f"run: python acsm/train.py --category {category.name}"
+        mend = f"run: python acsm/train.py --category {category.name} --name NAME --arm ARM"
         if self.category != category.name:
             raise UserError(
                 f"expected a 3D model of {category.name} in {path}; found one of {self.category}; {mend}"

@@ -132,7 +132,7 @@ class ShapeTask:
             spread=self.config.spread_weight,
         )
         target = batch["target_ndc"], batch["weight"], batch["guide"]
-        loss, terms = total_loss(prediction, *target, weights, batch.get("emphasis"))
+        loss, terms = total_loss(prediction, *target, weights, batch.get("emphasis"), batch.get("up"))
         if flip is not None:
             loss, terms = (
                 loss + self.config.flip_consistency * flip,
@@ -170,6 +170,8 @@ class ShapeTask:
             "weight": batch["weight"][:, flip],
             "guide": batch["guide"] * guide,
         }
+        if "up" in batch:
+            mirrored["up"] = batch["up"] * signs
         if "emphasis" in batch:
             mirrored["emphasis"] = batch["emphasis"]
         return {name: torch.cat((batch[name], value)) for name, value in mirrored.items()}

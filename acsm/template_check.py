@@ -210,8 +210,10 @@ def run(config: Config) -> dict[str, Any]:
     out = config.out
     if out is None:
         out = config.file.with_name(f"{name}.check.png") if config.file else Path(f"{name}.check.png")
-    elif out.exists() and not config.overwrite:
-        raise UserError(f"expected no file at {out}; found one; run: with --overwrite")
+    elif not config.overwrite:
+        for file in (out, out.with_suffix(".json")):
+            if file.exists():
+                raise UserError(f"expected no file at {file}; found one; run: with --overwrite")
     figures = measures(template, skeleton)
     found = faults(template, skeleton)
     figures |= {"skeleton": skeleton.name, "notes": loaded.notes, "faults": found}

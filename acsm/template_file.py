@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from acsm.template import ArticulatedTemplate, load_template
 from acsm.template_cachedir import MEAN_SHAPE, read_cachedir
 from acsm.template_gltf import read_gltf
-from acsm.template_mesh import simplified, welded
+from acsm.template_mesh import FileMesh, simplified, welded
 from acsm.template_obj import read_obj, with_parts
 from acsm.template_rig import LoadedTemplate, assemble
 from acsm.template_settings import read_settings
@@ -48,6 +49,7 @@ def read_template(
         if len(mesh.bones) == 1:
             mesh = with_parts(mesh, settings, path.name)
         if settings.vertices is not None:
+            settings = replace(settings, keypoints=_by_position(settings.keypoints, mesh, path.name))
             mesh = simplified(mesh, settings.vertices)
         loaded = assemble(mesh, settings, skeleton, path.name)
     else:
@@ -56,6 +58,22 @@ def read_template(
         )
     _check_keypoints(loaded.template, skeleton, path)
     return loaded
+
+
+def _by_position(keypoints: Mapping[str, Any], mesh: FileMesh, origin: str) -> dict[str, Any]:
+    """Settings of keypoints in which the file's vertices are places: simplifying numbers vertices anew."""
+    found = {}
+    for name, node in keypoints.items():
+        vertex = node.get("vertex") if isinstance(node, Mapping) else node
+        if isinstance(vertex, int) and not isinstance(vertex, bool):
+            if not 0 <= vertex < len(mesh.vertices):
+                raise UserError(
+                    f"{origin}: keypoint {name}: expected a vertex from 0 to {len(mesh.vertices) - 1}; "
+                    f"found {vertex}"
+                )
+            node = {"position": mesh.vertices[vertex].tolist()}
+        found[name] = node
+    return found
 
 
 def _check_keypoints(template: ArticulatedTemplate, skeleton: Skeleton, path: Path) -> None:

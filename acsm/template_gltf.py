@@ -277,10 +277,13 @@ class _Collected:
             self._append(posed, faces, weights, names)
 
     def add_rigid(self, node: int, column: int) -> None:
+        world = self.scene.world[node]
+        # glTF 2.0, 3.7.4: a mirroring transform reverses the winding.
+        mirrored = np.linalg.det(world[:3, :3]) < 0
         for points, faces, _, names in self._primitives(node):
             weights = np.zeros((len(points), max(len(self.columns), 1)))
             weights[:, column] = 1
-            self._append(_apply(self.scene.world[node], points), faces, weights, names)
+            self._append(_apply(world, points), faces[:, ::-1] if mirrored else faces, weights, names)
 
     def _append(
         self, points: np.ndarray, faces: np.ndarray, weights: np.ndarray, names: tuple[str, ...]

@@ -116,6 +116,11 @@ class Config(MaskOptions, MonitorOptions, TrainingDataConfig):
         """Refuse values that cannot work, naming the flag."""
         if not 64 <= self.image_size <= 1024:
             raise UserError(f"--image_size: expected 64 to 1024; found {self.image_size}")
+        if self.batch_size == 1 and self.image_size <= 96:
+            raise UserError(
+                "--batch_size: expected 2 or more at up to 96 pixels, where an image alone leaves batch "
+                "normalisation one value; found 1"
+            )
         self.check_masks()
         if self.supervise != "keypoints" and self.image_size % STRIDE:
             raise UserError(
@@ -167,6 +172,7 @@ class Config(MaskOptions, MonitorOptions, TrainingDataConfig):
 
 
 VALIDATION = "validation labels"
+WANTED = {"keypoints": "visible keypoints", "masks": "masks", "either": "visible keypoints or masks"}
 NEEDS: Mapping[str, Need] = {"keypoints": "keypoints", "masks": "masks", "both": "either"}
 
 
@@ -226,7 +232,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     for samples, split in ((labels, "train"), (val, "val")):
         if not len(samples):
             raise UserError(
-                f"expected {split} labels with images and visible keypoints for {spec.name}; found "
+                f"expected {split} labels with images and {WANTED[need]} for {spec.name}; found "
                 f"none; run: {workspace.made_by('labels')}"
             )
     device = pick_device(config.device)
@@ -245,7 +251,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     origin = initialise(model, config.init, config.imagenet, template)
     if sphere is not None:
         model.sphere.copy_(torch.from_numpy(sphere))
-    if config.freeze and origin.startswith("random"):
+    if config.freeze and config.init is None and origin.startswith("random"):
         raise UserError(
             "--freeze: expected weights worth keeping; found random ones; add --init with a checkpoint of "
             "pose-train or acsm-train"

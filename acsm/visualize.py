@@ -15,6 +15,7 @@ from acsm.arms import load_arm
 from acsm.drawing import contact_sheet, novel_view, overlay
 from acsm.glb import write_glb
 from acsm.label_sets import find_labels, masks_of
+from acsm.mask_crops import mask_problem, tell_wrong_masks
 from acsm.pixel_picture import pixel_pictures
 from acsm.texture import make_atlas, surface_colours
 from acsm.turntable import turntable, write_gif, write_mp4
@@ -78,22 +79,27 @@ class Animals:
         box_xyxy: [N, 4] in image pixels.
         instance_ids: N names.
         masks: mask (run lengths) by name, of those that have one.
+        skipped: id and reason of each animal that cannot be drawn.
     """
 
     paths: Sequence[Path]
     box_xyxy: np.ndarray
     instance_ids: Sequence[str]
     masks: Mapping[str, str]
+    skipped: Sequence[tuple[str, str]] = ()
 
 
 def _animals(config: Config, workspace: Workspace) -> Animals:
     if config.split == "web":
         instances = workspace.load("instances", "acsm-visualize")
         paths = image_paths(workspace.load("images", "acsm-visualize"), workspace)
-        rows = [i for i, image in enumerate(instances["image_id"]) if image in paths]
+        known = [i for i, image in enumerate(instances["image_id"]) if image in paths]
+        box = instances["box_xyxy"]
+        rows = [i for i in known if (box[i, 2:] > box[i, :2]).all()]
+        empty = [(instances["instance_id"][i], "a box of no area") for i in known if i not in set(rows)]
         files = [paths[instances["image_id"][i]] for i in rows]
         some = instances.take(np.array(rows, int))
-        return Animals(files, some["box_xyxy"], list(some["instance_id"]), masks_of(some))
+        return Animals(files, some["box_xyxy"], list(some["instance_id"]), masks_of(some), empty)
     labels = find_labels(workspace, config.split)
     records = labels.records
     return Animals(records.paths, records.box_xyxy, records.instance_ids, labels.masks)
@@ -118,7 +124,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     order = np.random.default_rng(config.seed).permutation(len(files))
     out = workspace.pictures_dir / f"acsm_{config.arm}_{config.split}.jpg"
     rows: list[list[np.ndarray]] = []
-    skipped: list[tuple[str, str]] = []
+    skipped = list(animals.skipped)
     exporter = Exporter(out.with_suffix(""), predictor.template, config)
     for index in order:
         if len(rows) == config.vis_num:
@@ -147,7 +153,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         raise UserError(
             f"expected {config.split} animals with images for {workspace.category.name}; found none"
         )
-    tell_skipped(skipped, len(order), "animals")
+    tell_skipped(skipped, len(order) + len(animals.skipped), "animals")
     # Two animals side by side: pages are wider than five pictures.
     paired = [sum(rows[i : i + 2], []) for i in range(0, len(rows), 2)]
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -211,7 +217,13 @@ class Exporter:
             mask_rle: of the photo, or None.
         """
         vertices, vertices_image = shape
-        mask = None if mask_rle is None else decode_mask(mask_rle)
+        mask = None
+        if mask_rle is not None:
+            problem = mask_problem(mask_rle, image.shape[1::-1])
+            if problem is None:
+                mask = decode_mask(mask_rle)
+            else:
+                tell_wrong_masks({name: problem}, "drawn")
         atlas, faces = self._atlas, self.template.faces
         colours, _ = surface_colours(image, vertices_image, self.template, atlas.surface, mask)
         texture = atlas.paint(colours)

@@ -11,6 +11,7 @@ from acsm.compare import compare, sign_flip_p
 from acsm.per_animal import per_animal
 from wildshape.cli import main
 from wildshape.errors import UserError
+from wildshape.files import file_hash
 from wildshape.metrics import paired_change
 from wildshape.workspace import Workspace
 
@@ -117,6 +118,15 @@ def test_the_command_writes_what_it_shows(tmp_path, capsys):
     text = page.read_text()
     assert text.count("<svg") == 3 and "http" not in text.replace("http://www.w3.org", "")
     assert f"{float(auc[1]['value']):.1f}" in text
+
+    best = workspace.checkpoint_dir("acsm/cf_cm") / "best.pt"
+    best.parent.mkdir(parents=True)
+    best.write_bytes(b"another model")
+    said = "compare: horse/cf_cm was trained again after it was measured"
+    for measured, stale in ((file_hash(best), False), ("other", True)):
+        workspace.write_metrics("acsm_cf_cm_test", {"split": "test", "checkpoint_hash": measured})
+        assert main(["compare", "horse", *flags]) == 0
+        assert (said in capsys.readouterr().out) is stale
 
     out = tmp_path / "mine"
     config = command.Config(category="horse", runs=("horse",), bootstrap=20, permutations=20, out=out)

@@ -6,6 +6,7 @@ import torch
 from acsm_golden import template, tensors
 
 from acsm import geometry, losses
+from wildshape.geometry import camera_to_crop, crop_affine
 
 
 @pytest.mark.parametrize("cameras", [1, 8])
@@ -148,3 +149,17 @@ def test_upright_counts_tilt_and_roll_but_not_azimuth():
     assert losses.upright_loss(-seen(2, 180.0), prob).item() == pytest.approx(2, abs=1e-6)
     two = torch.cat((seen(0, 60.0), seen(0, 0.0)), dim=1)
     assert losses.upright_loss(two, torch.tensor([[0.25, 0.75]])).item() == pytest.approx(0.125, abs=1e-6)
+
+
+def test_upright_is_the_images_up_where_the_crop_is_turned():
+    box = np.array([10.0, 20.0, 50.0, 60.0])
+    camera = np.array([1.0, 0.1, 0.2, *geometry.UPRIGHT_QUATERNION])
+    for degrees, flip in ((0, False), (30, False), (-50, True)):
+        affine = crop_affine(box, 64, rotation_deg=degrees, flip=flip)
+        seen = torch.tensor(camera_to_crop(camera, affine, 64), dtype=torch.float32)[None, None]
+        up = affine.matrix[:, :2] @ [0.0, -1.0]
+        up = torch.tensor(up / np.linalg.norm(up), dtype=torch.float32)[None]
+        one = torch.ones(1, 1)
+        assert losses.upright_loss(seen, one, up).item() == pytest.approx(0, abs=1e-6)
+        fallen = 1 - math.cos(math.radians(degrees))
+        assert losses.upright_loss(seen, one).item() == pytest.approx(fallen, abs=1e-6)

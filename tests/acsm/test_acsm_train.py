@@ -244,6 +244,8 @@ def test_starting_from_checkpoints(shared, tmp_path):
     torch.save({"weight": torch.zeros(3)}, pose)
     with pytest.raises(UserError, match="--init: expected a 3D model or a pose network"):
         train.run(config(arm="bad", init=pose), workspace)
+    with pytest.raises(UserError, match="--batch_size: expected 2 or more at up to 96 pixels"):
+        config(batch_size=1)
 
 
 def test_a_frozen_encoder_is_looked_through_once(shared, tmp_path, monkeypatch):
@@ -314,15 +316,20 @@ def test_samples_are_consistent_under_the_mirror(shared):
     )
     assert np.abs(mirrored["crop"][:, ::-1].astype(int) - plain["crop"]).mean() < 1
     np.testing.assert_allclose(np.abs(mirrored["guide"][:4]), np.abs(plain["guide"][:4]), atol=1e-6)
+    turned = CropStyle(flip=1.0, rotation_deg=30.0)
+    up = ShapeSamples(records, 64, acsm_toy.FLIP, turned, guide).sample(1, np.random.default_rng(4))["up"]
+    assert np.linalg.norm(up) == pytest.approx(1) and up[1] < -0.8 and up[0] != 0 and "up" not in plain
     # The guiding camera sees the template where the targets are.
     expected = camera_to_crop(records.camera[1], samples.evaluation_affine(1), 64)[3:]
     assert abs(expected @ plain["guide"][:4]) == pytest.approx(1, abs=1e-5)
     both = train.ShapeTask._with_mirror(
         type("Task", (), {"model": type("M", (), {"keypoint_flip": torch.tensor(acsm_toy.FLIP)})}),
-        {name: torch.tensor(value[None]) for name, value in plain.items()},
+        {name: torch.tensor(value[None]) for name, value in plain.items()}
+        | {"up": torch.tensor([[0.5, -1.0]])},
     )
     for name in ("target_ndc", "weight"):
         np.testing.assert_allclose(both[name][1].numpy(), mirrored[name], atol=1e-5)
+    assert both["up"].tolist() == [[0.5, -1.0], [-0.5, -1.0]]
 
 
 def test_other_categories_templates_and_missing_things_are_refused(shared, tmp_path):
@@ -338,7 +345,7 @@ def test_other_categories_templates_and_missing_things_are_refused(shared, tmp_p
     acsm_toy.template(np.array([True] * 7 + [False])).save(tmp_path / "categories" / "stick.npz")
     with pytest.raises(UserError, match="present template of stick .* --overwrite"):
         ShapePredictor.from_checkpoint(best, other.category)
-    with pytest.raises(UserError, match=r"train.py --category stick --arm labels"):
+    with pytest.raises(UserError, match=r"train.py --category stick --arm labels( |;|$)"):
         evaluate.run(evaluate.Config(category="stick"), other)
     with pytest.raises(UserError, match="--filter cf_mt --selection_num 7"):
         train.run(config(use_web_images=True, filter="cf_mt", web_images_num=7), workspace)

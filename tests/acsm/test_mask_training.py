@@ -13,6 +13,7 @@ import torch
 from acsm import evaluate, progress_pictures, train, visualize
 from acsm.data import CropStyle, ShapeSamples
 from acsm.mask_crops import known_pixels, spread
+from acsm.model import ACSM, ACSMArchitecture
 from acsm.pixel_picture import pixel_pictures, place_colours, shape_picture
 from acsm.predict import ShapePredictor
 from acsm.progress_pictures import validation_pictures
@@ -302,3 +303,52 @@ def test_what_masks_cannot_be_learnt_from_is_said_in_one_line(shared, tmp_path, 
     )
     assert "masks: 5 of 6 labelled" in said
     assert train.run(config(steps=1, arm="few", supervise="masks"), other)["labelled_animals"] == 5
+
+
+def test_masks_of_another_size_are_left_out_of_training_and_measuring(tmp_path, monkeypatch, capsys):
+    workspace = acsm_mask_world.build(tmp_path)
+    train.run(config(), workspace)
+    plain = evaluate.run(evaluate.Config(category="beast", bootstrap=20), workspace)
+    small = encode_mask(np.ones((4, 6), np.uint8))
+    for name, wrong in (("instances", slice(None)), ("labels", slice(-1, None))):
+        table = workspace.load(name)
+        masks = table["mask_rle"].copy()
+        masks[wrong] = small
+        write_table(table.with_columns(mask_rle=masks), workspace.table_path(name))
+    joined = []
+    monkeypatch.setattr(train, "_joined", lambda *parts: joined.append(parts[0].joined(parts[1])) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train.run(config(arm="web", use_web_images=True), workspace)
+    rng = np.random.default_rng(0)
+    weights = [float(joined[0].sample(i, rng)["mask_weight"]) for i in range(len(joined[0]))]
+    assert weights == [1.0] * 6 + [0.0] * 4
+    capsys.readouterr()
+    facts = evaluate.run(evaluate.Config(category="beast", bootstrap=20), workspace)
+    assert (plain["masks"], facts["masks"]) == (2, 1) and facts["auc"] == plain["auc"]
+    assert "left out 1 masks of labelled animals (i10: a mask of 6 x 4" in capsys.readouterr().out
+    pytest.importorskip("trimesh", reason="the extra glb")
+    visualize.run(visualize.Config(category="beast", glb=True, texture_size=64), workspace)
+    assert "left out 1 masks of drawn animals (i10" in capsys.readouterr().out
+
+
+def test_a_model_of_masks_alone_is_measured_on_labels_without_keypoints(tmp_path):
+    workspace = acsm_mask_world.build(tmp_path)
+    without_keypoints(workspace)
+    train.run(config(supervise="masks"), workspace)
+    facts = evaluate.run(evaluate.Config(category="beast", bootstrap=20), workspace)
+    assert facts["masks"] == 2 and 0 < facts["miou"] <= 100
+    assert visualize.run(visualize.Config(category="beast"), workspace)["animals"] == 2
+    table = workspace.load("labels")
+    some = np.where(table["split"] == "train", None, table["mask_rle"])
+    write_table(table.with_columns(mask_rle=some), workspace.table_path("labels"))
+    with pytest.raises(UserError, match="expected train labels with images and masks for beast"):
+        train.run(config(supervise="masks", arm="web", use_web_images=True), workspace)
+
+
+def test_compiling_reaches_the_encoder_with_masks_and_without():
+    model = ACSM(acsm_mask_world.template(), ACSMArchitecture(image_size=64, pixel_map=True))
+    seen = []
+    model.encoder.register_forward_hook(lambda *call: seen.append(call[0]))  # as compile, of __call__
+    for pixels in (False, True):
+        model(torch.zeros(2, 3, 64, 64), pixels=pixels)
+    assert seen == [model.encoder] * 2

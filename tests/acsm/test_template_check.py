@@ -121,6 +121,10 @@ def test_how_it_is_called(folder, capsys):
         assert said in capsys.readouterr().err
     assert main(["template", "check"]) == 2
     assert "expected a file or --category" in capsys.readouterr().err
+    (folder / "notes.json").write_text("mine")
+    assert main(["template", "check", "--category", "cow", "--out", str(folder / "notes.png")]) == 2
+    assert "notes.json; found one" in capsys.readouterr().err
+    assert (folder / "notes.json").read_text() == "mine"
     assert main(["template", "check", "x.glb", "--category", "cow", "--skeleton", "quadruped16"]) == 2
     assert "found both" in capsys.readouterr().err
     assert Config().file is None

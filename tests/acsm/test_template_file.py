@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import acsm_mask_world
 import numpy as np
 import pytest
 import rig_files as rig
@@ -183,6 +184,38 @@ def test_a_mesh_without_skin_has_one_part(tmp_path, skeleton):
     loaded = read_template(path, skeleton, {"keypoints": keypoints})
     assert loaded.template.part_names == ("body",) and not loaded.template.active.any()
     assert any("one part" in note for note in loaded.notes)
+
+
+def test_a_mirrored_node_is_not_inside_out(tmp_path, skeleton):
+    document, blob = rig.gltf(skin=False)
+    document["nodes"].append({"name": "other", "mesh": 0, "translation": [50, 5, 5], "scale": [-1, 1, 1]})
+    document["scenes"][0]["nodes"].append(len(document["nodes"]) - 1)
+    mesh = read_gltf(rig.write_glb(tmp_path / "two.glb", document, blob))
+    half = len(mesh.faces) // 2
+
+    def volume(faces):
+        a, b, c = (mesh.vertices[faces[:, k]] for k in range(3))
+        return float(np.einsum("fc,fc->f", a, np.cross(b, c)).sum())
+
+    assert volume(mesh.faces[:half]) == pytest.approx(volume(mesh.faces[half:])) != 0
+
+
+def test_keypoints_by_vertex_stay_where_they_are_in_a_simplified_mesh(tmp_path, skeleton):
+    vertices, faces = acsm_mask_world.ball(3)
+    vertices = vertices * [0.5, 1.0, 0.4]
+    lines = [f"v {x} {y} {z}" for x, y, z in vertices] + [f"f {a} {b} {c}" for a, b, c in faces + 1]
+    path = tmp_path / "ball.obj"
+    path.write_text("\n".join(lines))
+    keypoints = {"nose": 250, "tail": {"vertex": 1}, "left_wing": 2, "right_wing": 3}
+    full, small = (
+        read_template(path, skeleton, {"keypoints": keypoints, **more}).template
+        for more in ({}, {"vertices": 120})
+    )
+    assert full.num_vertices == 258 and small.num_vertices <= 120
+    places = [template.vertices[template.keypoint_vertices] for template in (full, small)]
+    assert np.linalg.norm(places[0] - places[1], axis=1).max() < 0.15
+    with pytest.raises(UserError, match="keypoint nose: expected a vertex from 0 to 257; found 258"):
+        read_template(path, skeleton, {"vertices": 120, "keypoints": {**keypoints, "nose": 258}})
 
 
 def broken(change):
