@@ -149,7 +149,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         provenance,
         options=MapOptions(
             batch_size=config.batch_size,
-            workers=(config.loaders(config.workers) or 0) if local else config.workers,
+            workers=(config.loaders(config.workers or None) or 0) if local else config.workers,
             overwrite=config.overwrite,
             title=f"{source} shapes",
             engine=config.engine_options,

@@ -140,6 +140,10 @@ def load_published(path_or_state_dict: str | Path | Mapping[str, Tensor]) -> Pos
         except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
             line = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(f"expected a pose checkpoint of tensors at {path}; {line}") from error
+        if not isinstance(state, Mapping):
+            raise UserError(
+                f"expected a pose checkpoint of tensors at {path}; found one {type(state).__name__}"
+            )
     for key in ("model", "state_dict", "model_state_dict"):
         if isinstance(state.get(key), Mapping):
             state = state[key]

@@ -59,8 +59,9 @@ def load_predictor(workspace: "Workspace", model: str, **options: Any) -> PosePr
         UserError: it is not trained yet, or for another skeleton than the category's.
     """
     path = workspace.checkpoint_dir(model) / "best.pt"
-    arm = model.removeprefix("pose").removeprefix("_aux").removeprefix("_")
-    flags = (" --is_aux" if model.startswith("pose_aux") else "") + (f" --arm {arm}" if arm else "")
+    is_aux = f"{model}_".startswith("pose_aux_")
+    arm = model.removeprefix("pose_aux" if is_aux else "pose").removeprefix("_")
+    flags = (" --is_aux" if is_aux else "") + (f" --arm {arm}" if arm else "")
     name = f" --name {workspace.name}" if workspace.name != workspace.category.name else ""
     command = f"python pose/train.py --category {workspace.category.name}{flags}{name}"
     workspace.require(path, command, "the pose network")

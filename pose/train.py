@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from wildshape.skeleton import Skeleton
     from wildshape.workspace import Workspace
 
-# The second network never shares a draw with the first, whatever --seed says.
+# With one --seed the second network shares no draw with the first.
 _AUX_SEED = 10_000
 SHOWN = 8
 _DEFAULT_BACKBONE = {False: "resnet50", True: "resnet34"}
@@ -92,6 +92,10 @@ class Config(MonitorOptions, TrainingDataConfig):
             raise UserError(f"--image_size: expected a multiple of 32 from 64; found {self.image_size}")
         if self.published and self.use_web_images:
             raise UserError("--published: expected labels alone; found --use_web_images with it")
+        for flag in ("lr", "best_by", "head_channels"):
+            given = getattr(self, flag)
+            if given is not None and not given > 0:
+                raise UserError(f"--{flag}: expected more than 0; found {given}")
 
 
 @dataclass(frozen=True)
@@ -314,7 +318,7 @@ def run(config: Config, workspace: "Workspace") -> dict[str, Any]:
             seed=settings.seed,
             metric=f"pck@{settings.best_by:g}",
             schedule=settings.schedule,
-            warmup=min(100, config.steps // 10),
+            warmup=0 if config.published else min(100, config.steps // 10),
             autocast=bfloat16_pays(config.precision, device),
             title=name,
         ),

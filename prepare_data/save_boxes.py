@@ -238,7 +238,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     options = MapOptions(
         shard_size=max(64, 8 * config.batch_size),
         batch_size=config.batch_size,
-        workers=config.loaders(config.workers),
+        workers=config.loaders(config.workers or None),
         overwrite=config.overwrite,
         title="save_boxes",
         batch_by=("width", "height"),  # a batch is padded to its largest image

@@ -10,8 +10,7 @@ import numpy as np
 from pseudolabels.criteria import Candidates
 from wildshape.errors import UserError
 from wildshape.tables import TRANSFORMS, Table
-
-NOT_CANDIDATES = ("duplicate", "in_labels")
+from wildshape.training_data import repeated_image_ids
 
 
 @dataclass(frozen=True)
@@ -55,14 +54,8 @@ def gather_candidates(
         dropped["in images that are labelled now"] = int((~kept).sum())
         rows = rows[kept]
     if images is not None:
-        status = dict(zip(images["image_id"], images["status"]))
-        # The same bytes at two addresses are one image id, "ok" at one and "duplicate" at the other.
-        status |= {
-            image: "ok" for image, found in zip(images["image_id"], images["status"]) if found == "ok"
-        }
-        kept = np.array(
-            [status.get(image) not in NOT_CANDIDATES for image in instances["image_id"][rows]], dtype=bool
-        )
+        repeated = repeated_image_ids(images)
+        kept = np.array([image not in repeated for image in instances["image_id"][rows]], dtype=bool)
         dropped["in images that repeat another or stand in the labelled set"] = int((~kept).sum())
         rows = rows[kept]
     ids = instances["instance_id"]
@@ -77,7 +70,12 @@ def gather_candidates(
         kept = np.array([ids[row] in known for row in rows], dtype=bool)
         dropped[f"without keypoints/{source}"] = int((~kept).sum())
         rows = rows[kept]
-    _same_keypoints({source: xy.shape[-2] for source, (_, xy, _) in aligned.items()})
+    _same_keypoints(
+        {
+            source: (xy.shape[-2], keypoints[source].meta.get("skeleton"))
+            for source, (_, xy, _) in aligned.items()
+        }
+    )
     chosen = ids[rows]
     xy, confidence = {}, {}
     for source, (known, source_xy, source_confidence) in aligned.items():
@@ -136,7 +134,13 @@ def _all_plain(table: Table) -> bool:
     return bool((table["transform"] == "none").all())
 
 
-def _same_keypoints(counts: Mapping[str, int]) -> None:
-    if len(set(counts.values())) > 1:
-        found = ", ".join(f"{source} {count}" for source, count in counts.items())
+def _same_keypoints(sources: Mapping[str, tuple[int, str | None]]) -> None:
+    """Raise UserError unless number and skeleton, where it is stated, are the same for all sources."""
+    counts = {count for count, _ in sources.values()}
+    skeletons = {skeleton for _, skeleton in sources.values() if skeleton is not None}
+    if len(counts) > 1 or len(skeletons) > 1:
+        found = ", ".join(
+            f"{source} {count}" + (f" of {skeleton}" if skeleton else "")
+            for source, (count, skeleton) in sources.items()
+        )
         raise UserError(f"expected keypoint tables of one skeleton; found keypoints: {found}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,11 +14,15 @@ from pseudolabels.combined import DOUBTS, Calibration, calibrate, combine, equal
 from pseudolabels.criteria import Candidates, Criterion
 from wildshape.metrics import keypoint_errors
 from wildshape.records import AnimalRecords
-from wildshape.tables import Table
+from wildshape.tables import Table, read_facts
 from wildshape.training_data import labelled, labelled_name
 
 if TYPE_CHECKING:
     from wildshape.workspace import Workspace
+
+
+_ANIMALS = ("instances", "images", "labels", "labelled_images", "masks", "labelled_masks")
+"""Tables that say what is labelled, not by what."""
 
 
 def fitted(criterion: Criterion, workspace: Workspace) -> Criterion:
@@ -42,9 +47,11 @@ def fitted(criterion: Criterion, workspace: Workspace) -> Criterion:
 
 
 def _calibration(workspace: Workspace, there: tuple[str, ...]) -> Calibration:
-    with_val = [s for s in there if workspace.keypoints_path(labelled_name(s)).exists()]
+    made = [s for s in there if workspace.keypoints_path(labelled_name(s)).exists()]
+    with_val = [s for s in made if _of_one_model(workspace, s)]
     missing = [source for source in there if source not in with_val]
-    mend = "; ".join(workspace.made_by(labelled_name(source)) for source in missing)
+    again = {source: " --overwrite" if source in made else "" for source in missing}
+    mend = "; ".join(workspace.made_by(labelled_name(source)) + again[source] for source in missing)
     tables = all(workspace.table_path(name).exists() for name in ("labels", "labelled_images"))
     if not tables or "pose" not in with_val:
         what = f"no keypoints of them, run: {mend}" if tables else "no labelled photos"
@@ -54,8 +61,18 @@ def _calibration(workspace: Workspace, there: tuple[str, ...]) -> Calibration:
     calibration = calibrate(doubts, error)
     if not missing:
         return calibration
-    note = f"without {', '.join(missing)}, of which there are no keypoints of labelled animals; run: {mend}"
+    why = "of which there are no keypoints of labelled animals, or another model's"
+    note = f"without {', '.join(missing)}, {why}; run: {mend}"
     return replace(calibration, note="; ".join(part for part in (calibration.note, note) if part))
+
+
+def _of_one_model(workspace: Workspace, source: str) -> bool:
+    """Whether the same model labelled web and labelled animals, as far as the tables say."""
+    models = []
+    for name in (source, labelled_name(source)):
+        inputs = (read_facts(workspace.keypoints_path(name)).get("provenance") or {}).get("inputs") or {}
+        models.append({k: v for k, v in inputs.items() if PurePath(k).stem not in _ANIMALS})
+    return models[0] == models[1] or not all(models)
 
 
 def val_doubts(

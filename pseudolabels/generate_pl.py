@@ -116,7 +116,7 @@ def _find_points(
         ),
         options=MapOptions(
             batch_size=config.batch_size,
-            workers=(config.loaders(config.workers) or 0) if local else config.workers,
+            workers=(config.loaders(config.workers or None) or 0) if local else config.workers,
             overwrite=config.overwrite,
             title=source,
             engine=config.engine_options,
@@ -264,9 +264,9 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         say(f"keypoints/{SOURCE}: not made, the points have no names: {facts['why']}")
         _withdraw_named(config, workspace)
     else:
-        write_json(workspace.checkpoint_dir(SOURCE) / "regressor.json", regressor.as_dict())
         table = _name(config, workspace, points, regressor)
         _name_val(config, workspace, regressor)
+        write_json(workspace.checkpoint_dir(SOURCE) / "regressor.json", regressor.as_dict())
         metrics["mean_confidence"] = float(table["confidence"].mean()) if len(table) else float("nan")
         say(f"keypoints/{SOURCE}: {_quality(regressor, facts)}")
     picture = workspace.pictures_dir / f"{SOURCE}_points.png"

@@ -43,7 +43,7 @@ from wildshape.processes import is_first_process
 from wildshape.records import tell_skipped
 from wildshape.stage import Provenance, input_hashes
 from wildshape.training import FitResult, fit, fit_config, load_checkpoint
-from wildshape.training_data import labelled_image_ids
+from wildshape.training_data import labelled_image_ids, repeated_image_ids
 
 if TYPE_CHECKING:
     from wildshape.tables import Table
@@ -215,11 +215,12 @@ def unlabelled(workspace: Workspace) -> tuple[Table, dict[str, Path], list[Path]
     needed_by = "tokens-train"
     if workspace.table_path("instances").exists():
         instances = workspace.load("instances", needed_by)
-        known = labelled_image_ids(workspace)
+        images = workspace.load("images", needed_by)
+        known = labelled_image_ids(workspace) | repeated_image_ids(images)
         kept = np.array([image not in known for image in instances["image_id"]], dtype=bool)
         if kept.any():
             files = [workspace.table_path(name) for name in ("instances", "images")]
-            paths = image_paths(workspace.load("images", needed_by), workspace)
+            paths = image_paths(images, workspace)
             return instances.take(kept), paths, files, "detected animals"
     if not workspace.table_path("labels").exists():
         workspace.load("instances", needed_by)  # says what to run

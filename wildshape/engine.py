@@ -40,4 +40,4 @@ class EngineOptions:
 
     def loaders(self, workers: int | None) -> int | None:
         """Loader processes of this process or of each Ray worker, given a command's `--workers`."""
-        return self.num_workers if not workers and self.engine == "local" else workers
+        return self.num_workers if workers is None and self.engine == "local" else workers

@@ -10,6 +10,7 @@ from wildshape.cli import CommonConfig, say, script_main
 from wildshape.errors import UserError
 from wildshape.files import file_hash, read_json
 from wildshape.tables import read_facts, table_hash
+from wildshape.training_data import selection_flags
 from wildshape.workspace import Workspace
 
 
@@ -69,13 +70,22 @@ def steps(workspace: Workspace) -> list[Step]:
             listed.append(Step(f"encoder, arm {arm}", encoder / "manifest.json", command))
         listed.append(Step(f"ACSM, arm {arm}", folder / "manifest.json", f"python acsm/train.py{suffix}"))
     listed.append(Step("its keypoints", w.keypoints_path("acsm"), w.made_by("acsm")))
+    for source in ("pose", "pose_mt", "pose_aux", "acsm", "zero123plus"):
+        path = w.keypoints_path(f"{source}_labelled")
+        if path.exists():
+            listed.append(Step(f"labelled photos' {source}", path, w.made_by(path.stem)))
     selections = sorted((w.run_dir / "selections").glob("*.parquet"))
-    select = f"python prepare_data/data_selection.py{suffix} --filter kpconf --selection_num 300"
-    listed += [Step(f"selection {path.stem}", path, select) for path in selections] or [
-        Step("selection", w.selection_path("kpconf", 300), select)
+    listed += [Step(f"selection {path.stem}", path, _select(suffix, path)) for path in selections] or [
+        Step("selection", w.selection_path("kpconf", 300), _select(suffix, Path("kpconf_300")))
     ]
     listed.append(Step("report", w.report_path, f"wildshape report{suffix}"))
     return listed
+
+
+def _select(suffix: str, selection: Path) -> str:
+    name, _, number = selection.stem.rpartition("_")
+    flags = selection_flags(name)
+    return f"python prepare_data/data_selection.py{suffix} {flags} --selection_num {number}"
 
 
 def _optional(workspace: Workspace) -> list[Step]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from wildshape.workspace import Workspace
 
 NEEDED_BY = "this command"
+REPEATED = ("duplicate", "in_labels")
 # Names by which the released scripts chose among labelled sets; all of ours are in one table.
 PUBLISHED_DATASETS = ("pascal", "animal_pose", "yfcc100m", "coco")
 
@@ -159,6 +160,17 @@ def labelled_image_ids(workspace: Workspace) -> set[str]:
     return set(read_table(path, "labels")["image_id"]) if path.exists() else set()
 
 
+def repeated_image_ids(images: Table) -> set[str]:
+    """Ids of web images that repeat another one or stand in the labelled set, by their status.
+
+    The same bytes at two addresses are one image id, "ok" at one and "duplicate" at the other: it counts.
+    """
+    pairs = list(zip(images["image_id"], images["status"]))
+    return {image for image, status in pairs if status in REPEATED} - {
+        image for image, status in pairs if status == "ok"
+    }
+
+
 def selection(workspace: Workspace, criterion: str, number: int) -> tuple[Table, Path]:
     """The best ``number`` instances by a criterion, from the selection of that size or a longer one.
 
@@ -177,11 +189,19 @@ def selection(workspace: Workspace, criterion: str, number: int) -> tuple[Table,
         raise UserError(
             f"{NEEDED_BY} needs selections/{exact.stem} for {workspace.category.name}; run: "
             f"python prepare_data/data_selection.py --category {workspace.category.name}{run_name} "
-            f"--filter {name} --selection_num {number}"
+            f"{selection_flags(name)} --selection_num {number}"
         )
     path = found[min(found)]
     table = read_table(path, "selections")
     return table.take(np.argsort(table["rank"], kind="stable")[:number]), path
+
+
+def selection_flags(name: str) -> str:
+    """The flags of data_selection that make the selections of a name, such as cf_cm_zero123plus."""
+    aux = name.removeprefix("cf_cm_")
+    if aux in (name, "sq", "2"):
+        return f"--filter {name}"
+    return f"--filter cf_cm --aux {aux}"
 
 
 def web(
@@ -207,7 +227,8 @@ def web(
     """
     instances = workspace.load("instances", NEEDED_BY)
     keypoints = None if need == "masks" else workspace.load_keypoints(source, NEEDED_BY)
-    paths = image_paths(workspace.load("images", NEEDED_BY), workspace)
+    images = workspace.load("images", NEEDED_BY)
+    paths, repeated = image_paths(images, workspace), repeated_image_ids(images)
     inputs = [workspace.table_path(name) for name in ("instances", "images")]
     if keypoints is not None:
         inputs.append(workspace.keypoints_path(source))
@@ -229,7 +250,7 @@ def web(
         ids = [
             i
             for i, image in zip(instances["instance_id"], instances["image_id"])
-            if i in has and image not in labelled_images
+            if i in has and image not in labelled_images and image not in repeated
         ]
         if number is not None:
             if number > len(ids):

@@ -234,7 +234,7 @@ class Training:
             key = file_hash(self.config.out / "vae" / "white.pt")[:16]
         else:
             key = folder_key(self.config.start)
-        folder = self.config.out / f"latents-{key}"
+        folder = self.config.out / f"latents-{key}-{self.views.fingerprint[:8]}"
         vae = self.pipeline.vae.requires_grad_(False).eval()
         # One layout, whether it was trained now or read: convolutions round differently in another.
         vae.to(self.device, memory_format=torch.channels_last)
@@ -244,7 +244,9 @@ class Training:
         inputs = {"vae": key}
         if self.config.caption_steps:
             result = self._learn(CAPTIONS, self._caption_task(pictures), {"vae": key})
-            self.export()
+            # A pipeline that has learnt views stays until it has learnt more of them.
+            if not (self.config.view_steps and (self.config.out / VIEWS.name / "last.pt").exists()):
+                self.export()
             if not result.finished or self.over():
                 return False
             inputs["captions"] = file_hash(result.best_path)[:16]

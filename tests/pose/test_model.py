@@ -77,6 +77,9 @@ def test_load_published_refuses_other_things(tmp_path):
     (tmp_path / "text.pth").write_text("not a checkpoint")
     with pytest.raises(UserError, match=r"expected a pose checkpoint of tensors at .*text\.pth"):
         pose.load_published(tmp_path / "text.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(UserError, match="expected a pose checkpoint of tensors at .* found one list"):
+        pose.load_published(tmp_path / "list.pth")
     with pytest.raises(UserError, match="found 1 parameters, such as fc.weight"):
         pose.load_published({"fc.weight": torch.zeros(2, 2)})
     state = PoseNet(5, "resnet18", 32).state_dict()

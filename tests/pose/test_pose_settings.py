@@ -90,6 +90,15 @@ def test_the_best_checkpoint_has_the_highest_pck(tmp_path, monkeypatch):
     assert best["step"] == 1 and metrics["val"]["pck@0.1"] == 0.6
 
 
+@pytest.mark.parametrize("published", [True, False])
+def test_the_rate_is_warmed_up_but_as_published(world, monkeypatch, published):
+    asked = []
+    monkeypatch.setattr(train, "fit", lambda task, config, *rest: asked.append(config) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train.run(train.Config(**SMALL | {"steps": 500, "published": published, "overwrite": True}), world)
+    assert asked[0].warmup == (0 if published else 50)
+
+
 def test_averaging_with_the_mirror_is_asked_for_by_flag(world, monkeypatch):
     asked, original = [], PosePredictor.from_checkpoint.__func__
 

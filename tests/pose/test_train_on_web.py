@@ -103,3 +103,8 @@ def test_what_cannot_be_is_refused(world):
             train.run(config(**setting), world)
     with pytest.raises(UserError, match="run: python pose/train.py --category cow --is_aux --arm none"):
         evaluate.run(evaluate.Config(category="cow", is_aux=True, arm="none"), world)
+    with pytest.raises(UserError, match="run: python pose/train.py --category cow --arm aux2"):
+        evaluate.run(evaluate.Config(category="cow", arm="aux2"), world)
+    for flag in ("lr", "best_by", "head_channels"):
+        with pytest.raises(UserError, match=f"--{flag}: expected more than 0; found 0"):
+            config(**{flag: 0})

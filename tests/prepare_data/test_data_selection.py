@@ -7,6 +7,8 @@ from PIL import Image
 
 from prepare_data.data_selection import Config, main, run
 from pseudolabels.candidates import gather_candidates, stack_transforms
+from pseudolabels.train_tokens import unlabelled
+from wildshape import status, training_data
 from wildshape.errors import UserError
 from wildshape.report.inputs import read_inputs
 from wildshape.report.ranking import rank_all
@@ -184,6 +186,14 @@ def test_instances_without_all_sources_or_in_repeated_images_are_counted(cows, c
     }
     assert chosen(cows, "cf_cm", 4)["instance_id"].tolist() == ["a03", "a04", "a05", "a06"]
     assert "1 without keypoints/pose_aux" in capsys.readouterr().out
+    # Nor does a training without a selection take them, or tokens learn on them.
+    for n, row in enumerate(rows[:10]):
+        row["path"] = f"{n}.png"
+        Image.new("RGB", (80, 80)).save(cows.root / row["path"])
+    write_table(Table.from_rows("images", rows), cows.table_path("images"))
+    left = [f"a{n:02d}" for n in (0, *range(3, 10))]
+    assert list(training_data.web(cows, "pose", None, None, 0)[0].instance_ids) == left
+    assert unlabelled(cows)[0]["instance_id"].tolist() == left
 
 
 def test_cf_mt_from_the_transform_table(cows):
@@ -225,8 +235,11 @@ def test_a_transform_twice_and_other_skeletons_are_refused():
         },
     )
     both = {"pose": keypoints_table(["a00"], np.zeros((1, K, 2))), "acsm": other}
-    with pytest.raises(UserError, match="one skeleton; found keypoints: pose 16, acsm 5"):
+    with pytest.raises(UserError, match="one skeleton; found keypoints: pose 16 of quadruped16, acsm 5"):
         gather_candidates(instances_table(1), both)
+    points = Table("keypoints", dict(both["pose"].columns), {"skeleton": "points16"})
+    with pytest.raises(UserError, match="pose 16 of quadruped16, zero123plus_points 16 of points16"):
+        gather_candidates(instances_table(1), {"pose": both["pose"], "zero123plus_points": points})
 
 
 def test_visualize_draws_with_and_without_pictures(cows, capsys):
@@ -313,6 +326,8 @@ def test_cf_all_trusts_the_sources_that_tell_of_errors_on_val(judged, capsys):
     assert stored["left_out_error"] < stored["left_out_error_of_equal_weights"]
     out = capsys.readouterr().out
     assert "CF-All weighs pose " in out and "fitted on 30 labelled animals of val" in out
+    with pytest.raises(UserError, match="--filter cf_cm --aux zero123plus --selection_num 2"):
+        training_selection(judged, "cf_cm_zero123plus", 2)
     assert training_selection(judged, "cf_all", 3)[0]["instance_id"].tolist() == ["a00", "a01", "a02"]
 
     # The report ranks by it beside the others, all candidates.
@@ -340,6 +355,24 @@ def test_cf_all_says_which_sources_it_does_without(judged, capsys):
     out = capsys.readouterr().out
     assert "without acsm, of which there are no keypoints of labelled animals" in out
     assert "run: python acsm/generate_pl.py --category cow --labelled" in out
+
+
+def test_cf_all_does_without_what_another_network_said_of_val(judged, capsys):
+    def mark(name, network):
+        table = read_table(judged.keypoints_path(name), "keypoints")
+        inputs = {"data/cow/instances.parquet": name, "runs/cow/checkpoints/pose_aux/best.pt": network}
+        write_table(table, judged.keypoints_path(name), {"inputs": inputs})
+
+    for network, used in (("old", {"pose", "pose_aux"}), ("new", {"pose"})):
+        mark("pose_aux", "old"), mark("pose_aux_labelled", network)
+        assert set(run(config(filter="cf_all", overwrite=True), judged)["weights"]) == used
+    out = capsys.readouterr().out
+    assert (
+        "without pose_aux" in out and "generate_pl.py --category cow --is_aux --labelled --overwrite" in out
+    )
+    shown = {step.title: step.command for step in status.steps(judged)}
+    assert "--labelled" in shown["labelled photos' pose_aux"]
+    assert shown["selection cf_all_4"].endswith("--filter cf_all --selection_num 4")
 
 
 def test_cf_all_without_predictions_of_val_weighs_all_alike(cows, capsys):

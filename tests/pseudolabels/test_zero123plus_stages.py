@@ -264,6 +264,11 @@ def test_names_of_an_earlier_call_are_not_taken_for_todays(learnt, capsys):
     generate_pl.run(predicting(), learnt)
     named = [learnt.keypoints_path(f"zero123plus{end}") for end in ("", "_labelled")]
     assert all(path.exists() for path in named)
+    regressor = learnt.checkpoint_dir("zero123plus") / "regressor.json"
+    before = regressor.read_bytes()
+    with pytest.raises(UserError, match="--overwrite"):
+        generate_pl.run(predicting(frame="published"), learnt)
+    assert regressor.read_bytes() == before
     for name in ("labels", "labelled_images"):
         learnt.table_path(name).unlink()
     capsys.readouterr()

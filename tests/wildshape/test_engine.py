@@ -39,7 +39,7 @@ def test_loader_processes():
     assert EngineOptions(num_workers=3).loaders(None) == 3
     assert EngineOptions(num_workers=3).loaders(2) == 2
     assert EngineOptions(engine="ray", num_workers=3).loaders(0) == 0
-    assert EngineOptions().loaders(None) is None
+    assert EngineOptions().loaders(None) is None and EngineOptions().loaders(0) == 0
     with pytest.raises(UserError, match="--num_workers: expected together with --engine ray"):
         DownloadConfig(category="cow", num_workers=2)
 
