@@ -18,6 +18,10 @@ _PALETTE = (
 )  # fmt: skip
 
 
+LARGEST = 1024
+"""Side in pixels up to which a mesh is drawn over a photo as it is; a larger picture of it is enlarged."""
+
+
 def part_colours(template: ArticulatedTemplate) -> np.ndarray:
     """A colour for each vertex [V, 3] in 0..1, blended from its parts'."""
     palette = np.resize(np.array(_PALETTE, np.float64) / 255, (template.membership.shape[1], 3))
@@ -49,14 +53,27 @@ def overlay(
     from acsm.renderer import render_shaded
 
     height, width = image.shape[:2]
-    side = max(height, width)
+    low = np.floor(vertices_image[:, :2].min(0)).astype(int).clip(0, (width, height))
+    high = (np.ceil(vertices_image[:, :2].max(0)).astype(int) + 2).clip(0, (width, height))
+    side = int((high - low).max())
+    if (high <= low).any():
+        return image.copy()
+    # No larger than it pays to draw: a photo of 12 megapixels would take gigabytes.
+    size = min(side, LARGEST)
+    (left, top), (right, bottom) = low, high
     canvas = np.zeros((side, side, 3), np.uint8)
-    canvas[:height, :width] = image
-    ndc = _square(vertices_image, np.array([-0.5, -0.5]), side)
-    drawn, coverage = render_shaded(ndc, template.faces, side, part_colours(template), background=canvas)
-    blend = np.where(coverage[..., None] > 0, opacity, 0.0)
-    mixed = blend * drawn + (1 - blend) * canvas
-    return np.rint(mixed).astype(np.uint8)[:height, :width]
+    canvas[: bottom - top, : right - left] = image[top:bottom, left:right]
+    behind = canvas if size == side else cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA)
+    ndc = _square(vertices_image, low - 0.5, side)
+    drawn, coverage = render_shaded(ndc, template.faces, size, part_colours(template), background=behind)
+    blend = np.where(coverage > 0, opacity, 0.0).astype(np.float32)
+    if size != side:
+        drawn, blend = (cv2.resize(part, (side, side)) for part in (drawn, blend))
+    shown = np.array(image)
+    here = blend[: bottom - top, : right - left, None]
+    mixed = here * drawn[: bottom - top, : right - left] + (1 - here) * shown[top:bottom, left:right]
+    shown[top:bottom, left:right] = np.rint(mixed).astype(np.uint8)
+    return shown
 
 
 def turned(vertices: np.ndarray, azimuth_deg: float) -> np.ndarray:

@@ -56,17 +56,8 @@ class Config(EngineOptions, CommonConfig):
 
 
 def accepted_labels(category: CategorySpec) -> frozenset[str]:
-    """Detector labels, in lower case, that mean this category: its COCO class, name and synonyms.
-
-    Raises:
-        UserError: if the category has no COCO class.
-    """
-    if category.coco_label is None:
-        raise UserError(
-            f"expected a coco_label in {category.path}, the class that detectors report "
-            f"{category.name} as; found none"
-        )
-    names = (category.coco_label, category.name, *category.synonyms)
+    """Detector labels, in lower case, that mean this category: its COCO class if any, name and synonyms."""
+    names = (category.coco_label or category.name, category.name, *category.synonyms)
     return frozenset(name.strip().lower() for name in names)
 
 
@@ -85,9 +76,6 @@ def box_rules(
         score_threshold: Least score; boxes below the detector's own threshold are flagged low_score.
         max_per_image: Most boxes an image.
         small_side: Boxes with a shorter longer side, in pixels, are flagged.
-
-    Raises:
-        UserError: if the category has no COCO class.
     """
     sure = default_threshold(detector)
     threshold = sure if score_threshold is None else score_threshold
@@ -195,7 +183,12 @@ def summarise(log: Mapping[str, Mapping[str, Any]], instances: Table) -> dict[st
 
 def _factory(detector: LoadedDetector, config: Config, workspace: Workspace) -> Callable[[], BoxStage]:
     out = workspace.table_path("instances")
-    accepted_labels(workspace.category)  # refuses a category without one before anything is loaded
+    category = workspace.category
+    if category.coco_label is None:
+        say(
+            f"save_boxes: {category.name} has no coco_label; boxes count that the detector calls "
+            f"{' or '.join(sorted(accepted_labels(category)))}"
+        )
 
     def make() -> BoxStage:
         made = detector.make()

@@ -79,8 +79,8 @@ def load_category(name: str, root: Path | None = None) -> CategorySpec:
 def _read(path: Path) -> CategorySpec:
     try:
         node = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: expected YAML; found {str(error).splitlines()[0]}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: expected YAML in UTF-8; found {str(error).splitlines()[0]}") from None
     if not isinstance(node, dict) or node.get("name") != path.stem:
         raise UserError(f"{path}: expected a mapping with name: {path.stem}")
     unknown = sorted(set(node) - _KEYS)

@@ -121,11 +121,11 @@ def guarded(action: Callable[[], Any], *, debug: bool = False) -> int:
         if debug:
             traceback.print_exc()
         place = error.filename or "the disk"
-        print(
-            f"error: could not write to {place}: {error.strerror}; nothing was lost: make room or "
-            "choose another --data-root, and run the same command again",
-            file=sys.stderr,
-        )
+        if error.errno == errno.EACCES:
+            said = f"could not open {place}: {error.strerror}; allow it, or choose another place"
+        else:
+            said = f"could not write to {place}: {error.strerror}; make room or choose another place"
+        print(f"error: {said}; nothing was lost: run the same command again", file=sys.stderr)
         return 2
     return 0
 

@@ -26,7 +26,10 @@ def pick_device(name: str = "auto") -> torch.device:
                 f"{local_rank() + 1}; lower --nproc-per-node, or use --device cpu"
             )
         return torch.device("cuda", local_rank())
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device: expected auto, cpu or cuda; found {name}") from None
 
 
 def bfloat16_pays(precision: str, device: torch.device) -> bool:

@@ -85,13 +85,20 @@ class Predictor:
             box_xyxy: [4] the animal's box in pixels; by default the whole image.
 
         Raises:
-            UserError: if the box has no extent.
+            UserError: for another kind of image, or a box that has no extent or lies outside.
         """
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise UserError(
+                f"expected an image uint8 [H, W, 3]; found {image.dtype} {list(image.shape)}; to read a "
+                "file, call wildshape.crops.read_image"
+            )
         height, width = image.shape[:2]
         whole = np.array([-0.5, -0.5, width - 0.5, height - 0.5])
         box = whole if box_xyxy is None else np.asarray(box_xyxy, dtype=np.float64)
-        if box.shape != (4,) or not (box[2:] > box[:2]).all():
+        if box.shape != (4,) or not np.isfinite(box).all() or not (box[2:] > box[:2]).all():
             raise UserError(f"--box: expected x1 y1 x2 y2 with x1 < x2 and y1 < y2; found {box.tolist()}")
+        if (box[2:] <= 0).any() or (box[:2] >= (width, height)).any():
+            raise UserError(f"--box: expected a part of {width} x {height} pixels; found {box.tolist()}")
         shape = self._shapes.predict([image], box[None])
         overlay = self._shapes.overlay(image, shape, 0)
         return Prediction(

@@ -307,8 +307,22 @@ def truth_keypoints(workspace: Workspace) -> bool:
     return True
 
 
+def check_filter(config: Config) -> None:
+    """Refuse a criterion that there is not before hours are spent on what precedes it.
+
+    Raises:
+        UserError: there is no criterion ``config.filter``, or it needs ``--tokens``.
+    """
+    if config.filter == f"cf_cm_{TOKENS}":
+        if config.tokens is None:
+            raise UserError(f"--filter {config.filter}: expected --tokens with it, such as --tokens small")
+        return
+    importlib.import_module("pseudolabels.criteria").find_criterion(config.filter)
+
+
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """Run the whole sequence; returns seconds by step."""
+    check_filter(config)
     pipeline = Pipeline(config, workspace)
     detector = config.detector or ("diorama" if config.labels == "diorama" else "torchvision")
     serving: AbstractContextManager[Any] = nullcontext()

@@ -76,3 +76,14 @@ class Config(MonitorOptions, EngineOptions, CommonConfig):
         """Refuse values that cannot work, naming the flag."""
         if self.rounds < 1:
             raise UserError(f"--rounds: expected at least 1; found {self.rounds}")
+        counts = ("selection_num", "pose_steps", "acsm_steps", "num_cameras", "vis_num")
+        for flag, least in (*((name, 1) for name in counts), ("encoder_steps", 0)):
+            value = getattr(self, flag)
+            if value is not None and value < least:
+                raise UserError(f"--{flag}: expected at least {least}; found {value}")
+        if self.score_threshold is not None and not 0 <= self.score_threshold <= 1:
+            raise UserError(f"--score_threshold: expected 0 to 1; found {self.score_threshold}")
+        for flag in ("pose_init", "aux_init", "acsm_init"):
+            file = getattr(self, flag)
+            if file is not None and not file.is_file():
+                raise UserError(f"--{flag}: expected a checkpoint; found no file {file}")

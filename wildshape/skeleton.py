@@ -123,6 +123,6 @@ def load_skeleton(name_or_path: str | Path) -> Skeleton:
         raise UserError(f"unknown skeleton {name_or_path}; there are: {known}, or a path to a YAML")
     try:
         node = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: expected YAML; found {str(error).splitlines()[0]}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: expected YAML in UTF-8; found {str(error).splitlines()[0]}") from None
     return skeleton_from_mapping(node or {}, str(path))

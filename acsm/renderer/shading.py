@@ -144,8 +144,18 @@ def _open_sky(depth: np.ndarray, seen: np.ndarray, strength: float) -> np.ndarra
     import cv2
 
     sigma = max(depth.shape[0] / 48, 1.0)
-    weight = cv2.GaussianBlur(seen.astype(np.float32), (0, 0), sigma)
+    # The wider the blur, the fewer pixels it needs: at full size its cost grows with the cube of the side.
+    side, shrink = depth.shape[0], max(1, int(sigma / 8))
+
+    def blurred(picture: np.ndarray) -> np.ndarray:
+        if shrink == 1:
+            return cv2.GaussianBlur(picture, (0, 0), sigma)
+        small = cv2.resize(picture, (-(-side // shrink),) * 2, interpolation=cv2.INTER_AREA)
+        small = cv2.GaussianBlur(small, (0, 0), sigma * len(small) / side)
+        return cv2.resize(small, (side, side), interpolation=cv2.INTER_LINEAR)
+
+    weight = blurred(seen.astype(np.float32))
     near = np.where(seen, depth, 0).astype(np.float32)
-    around = cv2.GaussianBlur(near, (0, 0), sigma) / np.maximum(weight, 1e-6)
+    around = blurred(near) / np.maximum(weight, 1e-6)
     hollow = np.clip((near - around) / 0.12, 0, 1)
     return np.where(seen, 1 - strength * hollow, 1).astype(np.float32)

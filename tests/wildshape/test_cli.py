@@ -94,13 +94,22 @@ def test_ctrl_c_is_130(tmp_path, capsys):
     assert capsys.readouterr().err == "stopped; run the same command again to continue\n"
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS])
+def test_a_file_that_may_not_be_opened_is_2(tmp_path, capsys):
+    error = OSError(errno.EACCES, os.strerror(errno.EACCES), "cows.json")
+    code, *_ = call(tmp_path, "--category", "cow", run=fail(error))
+    assert (
+        code == 2
+        and "error: could not open cows.json: Permission denied; allow it" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
 def test_a_disk_that_takes_nothing_is_2(tmp_path, capsys, number):
     error = OSError(number, os.strerror(number), "runs/x.parquet")
     code, *_ = call(tmp_path, "--category", "cow", run=fail(error))
     err = capsys.readouterr().err
     assert code == 2 and err.count("\n") == 1
-    assert f"error: could not write to runs/x.parquet: {os.strerror(number)}; nothing was lost" in err
+    assert f"error: could not write to runs/x.parquet: {os.strerror(number)}; make room" in err
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,10 @@ import json
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
 from wildshape import predict
+from wildshape.errors import UserError
 
 
 def test_the_best_arm_has_not_seen_the_truth(workspace):
@@ -34,3 +36,10 @@ def test_without_a_box_the_whole_picture_is_looked_at():
     )  # fmt: skip
     found = model.predict(np.zeros((20, 50, 3), np.uint8))
     assert seen[0].tolist() == [[-0.5, -0.5, 49.5, 19.5]] and found.box_xyxy.tolist() == seen[0][0].tolist()
+    for wrong in (np.zeros((20, 50, 3)), np.zeros((20, 50), np.uint8), np.zeros((20, 50, 4), np.uint8)):
+        with pytest.raises(UserError, match=r"expected an image uint8 \[H, W, 3\]; found"):
+            model.predict(wrong)
+    image = np.zeros((20, 50, 3), np.uint8)
+    for box in ([0, 0, np.inf, 10], [60, 0, 70, 10], [0, -9, 10, 0]):
+        with pytest.raises(UserError, match="--box: expected"):
+            model.predict(image, box)

@@ -169,11 +169,18 @@ def _read_file(
     people = list(dict.fromkeys(frame.columns.get_level_values(1)))
     records: list[LabelRecord] = []
     dropped: Counter[str] = Counter()
+    unknown: list[UserError] = []
     for individual in people:
         part = frame.loc[:, frame.columns.get_level_values(1) == individual]
         names = list(dict.fromkeys(str(name) for name in part.columns.get_level_values(2)))
-        if tuple(names) not in mappings:
-            mappings[tuple(names)] = map_names(workspace.category.skeleton, names, str(path), renames)
+        try:
+            if tuple(names) not in mappings:
+                mappings[tuple(names)] = map_names(workspace.category.skeleton, names, str(path), renames)
+        except UserError as error:
+            # Parts of the scene, corners of a pen say, are an individual of their own.
+            unknown.append(error)
+            dropped["individual without the skeleton's keypoints"] += 1
+            continue
         mapping = mappings[tuple(names)]
         scorer = part.columns.get_level_values(0)[0]
         values = np.stack(
@@ -189,6 +196,8 @@ def _read_file(
             name = str(picture)
             source_id, box = f"{name}:{individual}", keypoints_box(xy[seen])
             records.append(LabelRecord(name, source_id, box, mapped, visible, box_from_keypoints=True))
+    if unknown and len(unknown) == len(people):
+        raise unknown[0]
     return records, dropped
 
 

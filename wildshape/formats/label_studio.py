@@ -126,7 +126,8 @@ def _picture_name(address: str) -> str:
     parts = urlparse(address)
     inside = parse_qs(parts.query).get("d")
     name = Path(unquote(inside[0] if inside else parts.path)).name
-    return _UPLOADED.sub("", name)
+    # Only uploads get a prefix; a photo may be called by its date.
+    return _UPLOADED.sub("", name) if "/upload/" in parts.path else name
 
 
 def _read_task(

@@ -276,9 +276,12 @@ def build_labelled_set(
         kept.append(record)
     if not kept:
         why = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
+        place = ""
+        if dropped["image file not found"]:
+            place = f"; pictures were looked for in {folder}, another folder is named by --images"
         raise UserError(
             f"expected labels of {workspace.category.name} in this {source} set; found none that can be "
-            f"used ({why or 'it holds none; --source_category names other animals'})"
+            f"used ({why or 'it holds none; --source_category names other animals'}){place}"
         )
     used = {record.image_name for record in kept}
     rows = [picture.row for name, picture in pictures.items() if name in used]

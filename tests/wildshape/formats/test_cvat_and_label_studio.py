@@ -12,6 +12,14 @@ from wildshape.errors import UserError
 from wildshape.formats import cvat, export_command, label_studio
 
 
+def test_a_photo_named_by_its_date_keeps_its_name():
+    for address, name in (
+        ("/data/local-files/?d=images/20230105-0000.jpg", "20230105-0000.jpg"),
+        ("/data/upload/3/0a1b2c3d-a.jpg", "a.jpg"),
+    ):
+        assert label_studio._picture_name(address) == name
+
+
 @pytest.fixture
 def labelled(workspace, tmp_path):
     """Two cows in one picture, one in another; each keypoint state appears."""

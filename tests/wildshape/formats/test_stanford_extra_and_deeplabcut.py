@@ -146,6 +146,14 @@ def test_deeplabcut_with_several_animals(workspace, tmp_path):
     records, dropped = deeplabcut.read_records(deeplabcut.find_file(tmp_path), workspace)
     assert len(records) == 10 and dropped["fewer than two labelled keypoints"] == 2
     assert {record.source_id.rpartition(":")[2] for record in records} == {"one", "two"}
+    # The scene's own points are an individual without a skeleton.
+    table = frames(["one"], root=tmp_path)
+    for part in ("corner1", "corner2"):
+        for axis in ("x", "y"):
+            table["me", "single", part, axis] = 5.0
+    table.to_csv(tmp_path / "labeled-data" / "CollectedData_me.csv")
+    records, dropped = deeplabcut.read_records(deeplabcut.find_file(tmp_path), workspace)
+    assert len(records) == 5 and dropped["individual without the skeleton's keypoints"] == 1
 
 
 def test_deeplabcut_projects_have_a_file_a_film(workspace, tmp_path):
