@@ -87,7 +87,11 @@ def metadata_files(paths: tuple[Path, ...], workspace: Workspace) -> list[Path]:
             files.append(path)
     missing = [str(path) for path in files if not path.is_file()]
     if missing or not files:
-        found = f"no {missing[0]}" if missing else f"none in {workspace.metadata_dir}"
+        found = (
+            f"no {missing[0]}"
+            if missing
+            else f"none in {', '.join(map(str, paths or (workspace.metadata_dir,)))}"
+        )
         raise UserError(
             f"expected metadata files to search; found {found}; "
             "run: python prepare_data/search_metadata.py "

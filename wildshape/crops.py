@@ -10,7 +10,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from wildshape.errors import UserError
 from wildshape.tables import Table
@@ -46,6 +46,8 @@ def decode_image(data: bytes, origin: str = "the image") -> np.ndarray:
             return np.array(shown(opened).convert("RGB"))  # a copy, since Pillow's own is read-only
     except Image.DecompressionBombError as error:
         raise ImageError(f"expected an image of a sane size in {origin}; {error}") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"expected an image in {origin}; found {data[:8]!r} ... in place of one") from None
     except BROKEN as error:
         raise ImageError(f"expected an image in {origin}; found {error}") from None
 

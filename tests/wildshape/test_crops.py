@@ -58,7 +58,7 @@ def test_exif_behind_another_segment_turns_the_picture_once():
     ("content", "message"),
     [
         (b"", "found an empty file"),
-        (b"<html>gone</html>", "cannot identify image file"),
+        (b"<html>gone</html>", r"found b'<html>go' ... in place of one"),
         (encoded()[:-100], "expected an image in .*; found"),
         (encoded(kind="PNG")[:60], "expected an image in .*; found"),
     ],

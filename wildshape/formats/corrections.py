@@ -206,13 +206,18 @@ def _place(
     animal = known.animals.get(record.instance_id or "")
     if animal is not None and animal["image_id"] in known.images:
         return str(animal["image_id"])
-    images = known.find_images(record.image_name)
-    if len(images) == 1:
-        return next(iter(images))
-    name = record.image_name
+    images, name = known.find_images(record.image_name), record.image_name
+    same_name = next(iter(images)) if len(images) == 1 else None
+    if same_name is not None and (source.folder is None or not (source.folder / name).is_file()):
+        return same_name
     picture = read_picture(name, record.size, source.folder, workspace, options, source.name)
     if picture.problem is not None:
-        return ""
+        return same_name or ""
+    if same_name is not None and picture.key != same_name:
+        # Cameras number photos from the start again and again: what the picture shows decides.
+        pair = [picture.row["phash"]], [known.images[same_name]["phash"]]
+        if None in (*pair[0], *pair[1]) or nearest(*pair)[1][0] <= _SAME_PHOTO_BITS:
+            return same_name
     if picture.key not in known.images:
         known.add_image(picture.row)
     return picture.key

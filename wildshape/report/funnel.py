@@ -91,7 +91,7 @@ def _found(inputs: RunInputs) -> list[FunnelStep]:
     if not present:
         return []
     table = inputs.tables[present[0]]
-    folder = len(table) > 0 and set(table["source"]) == {"folder"}
+    folder = _of_a_folder(table)
     name = "photos in the folder" if folder else "addresses found"
     search = inputs.metrics.get("search_metadata")
     lines = search.get("lines") if isinstance(search, Mapping) and not folder else None
@@ -103,6 +103,10 @@ def _found(inputs: RunInputs) -> list[FunnelStep]:
         FunnelStep("metadata", "metadata lines", "lines", None, lines),
         FunnelStep("matched", name, "images", lines, len(table), losses),
     ]
+
+
+def _of_a_folder(table: Table) -> bool:
+    return len(table) > 0 and set(table["source"]) == {"folder"}
 
 
 def _downloaded(inputs: RunInputs) -> list[FunnelStep]:
@@ -118,7 +122,8 @@ def _downloaded(inputs: RunInputs) -> list[FunnelStep]:
         if status != "ok" and status not in REPEATS
     }
     downloaded = len(table) - sum(failed.values())
-    steps = [FunnelStep("downloaded", "images downloaded", "images", len(table), downloaded, failed)]
+    title = "usable photos" if _of_a_folder(table) else "images downloaded"
+    steps = [FunnelStep("downloaded", title, "images", len(table), downloaded, failed)]
     if pool is not None:
         steps.append(FunnelStep("distinct", "distinct images", "images", downloaded, counts["ok"], repeats))
     return steps

@@ -210,7 +210,7 @@ def _judge_pair(labels: Arm, best: Arm, ceiling: Arm | None, of_several: int) ->
     if labels.camera and best.camera:
         text += " " + _judge_camera(labels, best)
     if of_several > 1:
-        text += f" ({best.title.capitalize()} is the best of {of_several}, which favours it.)"
+        text += f" ({best.title[0].upper()}{best.title[1:]} is the best of {of_several}, which favours it.)"
     if best.split != "test":
         text += f" Measured on the {best.split} split, not on test."
     return Verdict(text, tone)

@@ -300,6 +300,30 @@ def test_new_pictures_are_taken_but_not_copies_of_held_out_ones(run, tmp_path):
     assert facts["splits"] == {"val": 1, "test": 1} and facts["other_split"] == 1
 
 
+@pytest.mark.parametrize("same_photo", [False, True])
+def test_a_photo_of_a_known_name_is_told_by_what_it_shows(run, tmp_path, same_photo):
+    before, old = run.load("labels"), run.load("labelled_images")
+    number = old["source_id"].tolist().index("3.jpg")
+    root = tmp_path / "more"
+    save_picture(root / "images" / "3.jpg", 103 if same_photo else 777)
+    if same_photo:  # saved again
+        file = root / "images" / "3.jpg"
+        file.write_bytes(file.read_bytes() + b"\0")
+    keypoints = {"keypoints": [20, 30, 2] * 16, "bbox": [5, 10, 110, 80]}
+    content = {
+        "images": [{"id": 1, "file_name": "3.jpg", "width": 120, "height": 100}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, **keypoints}],
+        "categories": [{"id": 1, "name": "cow", "keypoints": list(run.category.skeleton.keypoints)}],
+    }
+    (root / "more.json").write_text(json.dumps(content))
+    facts = correct(run, root / "more.json", split="train")
+    assert facts["replaced"] == same_photo and len(run.load("labels")) == len(before) + (not same_photo)
+    after = run.load("labels")
+    of_old = after["image_id"].tolist().index(old["image_id"][number])
+    changed = not np.array_equal(after["xy"][of_old], before["xy"][of_old])
+    assert changed is same_photo
+
+
 def test_corrections_alone_and_then_a_set(run, tmp_path):
     path, _ = exported(run, tmp_path)
     run.table_path("labels").unlink()

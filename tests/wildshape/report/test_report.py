@@ -217,6 +217,19 @@ def test_without_truth_it_says_so(run):
     assert "There is no ground truth for these web images" in " ".join(read(run).words.split())
 
 
+def test_without_a_ceiling_the_page_speaks_of_none(run):
+    said = "with the true labels of the same web images in their place"
+    build_report(run)
+    assert said in " ".join(read(run).words.split())
+    for file in run.metrics_path("x").parent.glob("acsm_*.json"):
+        if "ceiling" in file.name or "truth" in file.name:
+            file.unlink()
+    summary = build_report(run)
+    assert [arm["role"] for arm in summary["arms"]] == ["labels", "selected"]
+    words = " ".join(read(run).words.split())
+    assert said not in words and "There is no ceiling" in words
+
+
 def test_files_that_cannot_be_read_are_named(run):
     run.table_path("labels").write_bytes(b"no parquet")
     run.metrics_path("pose_test").write_text("{")

@@ -21,12 +21,14 @@ from wildshape.report.svg_bars import bar_chart
 
 def headline(analysis: Analysis) -> Section:
     """The three arms as a verdict, a chart and a table."""
-    lead = (
-        "The same 3D model trained three times: on the labelled photos alone, with selected pseudo-labels "
-        "added, and with the true labels of the same web images in their place, which is the most that "
-        "better pseudo-labels could give."
-    )
     title, arms, flags = "Do pseudo-labels help?", analysis.arms, analysis.inputs.run_flags
+    lead = "The same 3D model trained on the labelled photos alone and with selected pseudo-labels added"
+    if any(arm.role == "ceiling" for arm in arms):
+        lead += (
+            ", and with the true labels of the same web images in their place, which is the most that "
+            "better pseudo-labels could give"
+        )
+    lead += "."
     if not arms:
         note = missing("No verdict yet: no 3D model was measured.", f"python acsm/evaluate.py {flags}")
         return Section("headline", title, [note], lead)
