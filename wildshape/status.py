@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from wildshape.cli import CommonConfig, say, script_main
 from wildshape.errors import UserError
@@ -40,7 +41,7 @@ class StepState:
 def steps(workspace: Workspace) -> list[Step]:
     """The steps of one category's pipeline, in order."""
     w, c = workspace, workspace.category.name
-    suffix = f" --category {c}" + (f" --name {w.name}" if w.name != c else "")
+    suffix = f" --category {quote(c)}" + (f" --name {quote(w.name)}" if w.name != c else "")
     arms = sorted(path.name for path in w.checkpoint_dir("acsm").glob("*") if path.is_dir())
     listed = [
         Step("labelled photos", w.table_path("labels"), w.made_by("labels")),
@@ -68,7 +69,8 @@ def steps(workspace: Workspace) -> list[Step]:
         if encoder.is_dir():
             command = f"python pose/train.py{suffix} --arm {arm}"
             listed.append(Step(f"encoder, arm {arm}", encoder / "manifest.json", command))
-        listed.append(Step(f"ACSM, arm {arm}", folder / "manifest.json", f"python acsm/train.py{suffix}"))
+        command = f"python acsm/train.py{suffix}" + (f" --arm {quote(arm)}" if arm != "labels" else "")
+        listed.append(Step(f"ACSM, arm {arm}", folder / "manifest.json", command))
     listed.append(Step("its keypoints", w.keypoints_path("acsm"), w.made_by("acsm")))
     for source in ("pose", "pose_mt", "pose_aux", "acsm", "zero123plus"):
         path = w.keypoints_path(f"{source}_labelled")
@@ -140,7 +142,11 @@ def run(config: Config, workspace: Workspace) -> dict[str, str]:
         say("everything is done")
     else:
         again = " --overwrite" if following.state == "stale" else ""
-        say(f"next: {following.step.command}{again}")
+        if workspace.metrics_path("timings").is_file():
+            # Its steps have settings of their own, which the commands by themselves would not have.
+            say(f"next: the same `wildshape run` command again{again and f', with{again}'}")
+        else:
+            say(f"next: {following.step.command}{again}")
     return {workspace.relative(state.step.output): state.state for state in states}
 
 
