@@ -201,7 +201,7 @@ def test_a_full_disk_is_one_line_and_exit_code_2(tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
     assert len(errors.strip().splitlines()) == 1
-    assert "No space left on device; nothing was lost" in errors
+    assert "No space left on device; make room" in errors
     assert len(run(tmp_path)) == 20
 
 
