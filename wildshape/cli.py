@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import importlib
+import math
 import os
 import sys
 import traceback
@@ -130,6 +131,23 @@ def guarded(action: Callable[[], Any], *, debug: bool = False) -> int:
     return 0
 
 
+LEAST = {"seed": 0, "split_seed": 0, "workers": 0, "bootstrap": 1, "permutations": 1}
+"""Least values of settings that mean the same in all commands."""
+
+
+def check_numbers(config: Any) -> None:
+    """Refuse what no command can work with.
+
+    Raises:
+        UserError: a setting is NaN, or below what its name allows; names the flag.
+    """
+    for name, value in vars(config).items():
+        if isinstance(value, float) and math.isnan(value):
+            raise UserError(f"--{name}: expected a number; found nan")
+        if isinstance(value, int) and value < LEAST.get(name, value):
+            raise UserError(f"--{name}: expected at least {LEAST[name]}; found {value}")
+
+
 def script_main(
     config_type: type,
     run: Callable[[Any, Any], Any],
@@ -155,6 +173,7 @@ def script_main(
 
     def action() -> None:
         config: Any = tyro.cli(config_type, args=arguments, prog=prog, description=config_type.__doc__)
+        check_numbers(config)
         run(config, make_workspace(config))
 
     return guarded(action, debug=debug)

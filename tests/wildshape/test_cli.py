@@ -162,6 +162,20 @@ def test_a_command_is_called_with_its_flags_and_underscores_do(monkeypatch, tmp_
     assert main(["toy-command"]) == 0
 
 
+@pytest.mark.parametrize(
+    ("command", "flags", "line"),
+    [
+        ("pose-train", ["--seed", "-1"], "--seed: expected at least 0; found -1"),
+        ("pose-train", ["--hidden", "nan"], "--hidden: expected a number; found nan"),
+        ("compare", ["--permutations", "-5"], "--permutations: expected at least 1; found -5"),
+        ("add-folder", ["--workers", "-1", "--folder", "x"], "--workers: expected at least 0; found -1"),
+    ],
+)
+def test_numbers_that_no_command_takes(tmp_path, capsys, command, flags, line):
+    assert main([command, "--category", "cow", "--data-root", str(tmp_path), *flags]) == 2
+    assert f"error: {line}" in capsys.readouterr().err
+
+
 def test_say_prints_a_line(capsys):
     say("12 of 20 rows")
     assert capsys.readouterr().out == "12 of 20 rows\n"
