@@ -89,10 +89,16 @@ def describe_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     for key in sorted(set(before) | set(after)):
         if before.get(key) != after.get(key):
             changes.append(f"{key}={before.get(key)} then, {after.get(key)} now")
-    before, after = old.get("inputs") or {}, new.get("inputs") or {}
-    for key in sorted(set(before) | set(after)):
-        if before.get(key) != after.get(key):
-            changes.append(f"{key} has changed since")
+    before, after = dict(old.get("inputs") or {}), dict(new.get("inputs") or {})
+    for key in sorted(set(before) - set(after)):
+        moved = [k for k in sorted(set(after) - set(before)) if after[k] == before[key]]
+        if moved:
+            del after[moved[0]]
+        changes.append(f"{key} {f'is read from {moved[0]} now' if moved else 'is no longer read'}")
+    changes += [f"{key} is read now" for key in sorted(set(after) - set(before))]
+    changes += [
+        f"{key} has changed since" for key in sorted(after) if key in before and after[key] != before[key]
+    ]
     return "; ".join(changes) or "made by an older layout"
 
 

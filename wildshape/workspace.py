@@ -30,7 +30,10 @@ TABLES: Mapping[str, str] = {
 _MADE_BY = {
     "candidates": "python prepare_data/search_metadata.py --category {c} --metadata FILE",
     "downloads": "python prepare_data/download_images.py --category {c}",
-    "images": "python prepare_data/download_images.py --category {c}",
+    "images": (
+        "python prepare_data/download_images.py --category {c}, or, for photos of your own: "
+        "python prepare_data/add_folder.py --category {c} --folder DIR"
+    ),
     "instances": "python prepare_data/save_boxes.py --category {c}",
     "masks": "python prepare_data/save_masks.py --category {c}",
     "labelled_masks": "python prepare_data/save_masks.py --category {c} --labelled",

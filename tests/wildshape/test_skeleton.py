@@ -55,6 +55,13 @@ def test_every_keypoint_of_16_is_one_of_20():
         assert back[j] == i
 
 
+def test_names_of_any_script_are_told_apart():
+    names = ("левый глаз", "правый глаз", "鼻", "पूंछ")
+    skeleton = Skeleton("own", names)
+    assert [skeleton.find(name) for name in ("Левый_Глаз", "ПРАВЫЙ ГЛАЗ", "鼻", "पूंछ")] == [0, 1, 2, 3]
+    assert skeleton.find("глаз") is None
+
+
 def test_find_ignores_case_and_separators_and_knows_aliases():
     skeleton = load_skeleton("quadruped16")
     assert skeleton.find("l-f PAW") == 12

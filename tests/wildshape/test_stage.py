@@ -266,6 +266,10 @@ def test_other_settings_are_not_mixed_but_may_replace(tmp_path):
         again(other(config={"factor": 3}))
     with pytest.raises(UserError, match=r"\(rows has changed since\)"):
         again(other(inputs={"rows": "def"}))
+    with pytest.raises(UserError, match=r"\(rows is read from copy/rows now\)"):
+        again(other(inputs={"copy/rows": PROVENANCE.inputs["rows"]}))
+    with pytest.raises(UserError, match=r"\(rows is no longer read; lines is read now\)"):
+        again(other(inputs={"lines": "def"}))
     with pytest.raises(UserError, match=r"\(made by toy, now tool\)"):
         again(other(stage="tool"))
     assert out.read_bytes() == content

@@ -51,8 +51,7 @@ def find_file(root: Path) -> Path:
             if path.is_file():
                 return path
     raise UserError(
-        f"expected annotations/ap10k-train-split1.json (-val-, -test-) of AP-10K under {root}; found none; "
-        "run: with --root FILE"
+        f"expected annotations/ap10k-train-split1.json (-val-, -test-) of AP-10K under {root}; found none"
     )
 
 

@@ -331,7 +331,9 @@ def _tell(
     known: _Known,
 ) -> dict[str, Any]:
     pictures = {row["image_id"] for row in rows.values()}
-    facts["web_pictures"] = len(pictures - set(known.split_of))
+    unlabelled = pictures - set(known.split_of)
+    facts["web_pictures"] = len(unlabelled & set(_load(workspace, "images")["image_id"]))
+    facts["new_pictures"] = len(unlabelled) - facts["web_pictures"]
     labelled = {*rows, *known.labels["instance_id"]}
     facts["unlabelled_animals"] = sum(
         len(set(known.animals_in.get(image, ())) - labelled) for image in pictures
@@ -342,7 +344,7 @@ def _tell(
         f"import {name} --as labels: {workspace.category.name}, {facts['labels']} labels in "
         f"{facts['pictures']} pictures ({splits}); {facts['replaced']} replace labels, "
         f"{facts['new_animals']} are of new animals; {facts['web_pictures']} pictures leave the "
-        "pseudo-labels"
+        f"pseudo-labels, {facts['new_pictures']} are new"
     )
     if facts["unlabelled_animals"]:
         line += f", with {facts['unlabelled_animals']} animals that have no label"

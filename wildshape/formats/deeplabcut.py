@@ -41,10 +41,7 @@ def find_file(root: Path) -> Path:
         return root
     files = input_files(root)
     if not files:
-        raise UserError(
-            f"expected CollectedData_*.csv or .h5 of DeepLabCut in {root}; found none; "
-            "run: with --root FILE"
-        )
+        raise UserError(f"expected CollectedData_*.csv or .h5 of DeepLabCut in {root}; found none")
     return files[0] if len(files) == 1 else root
 
 
@@ -63,7 +60,9 @@ def input_files(path: Path) -> list[Path]:
     for folder, files in by_folder.items():
         if len({file.stem for file in files}) > 1:
             found = ", ".join(file.name for file in files)
-            raise UserError(f"expected one CollectedData in {folder}; found {found}; run: with --root FILE")
+            raise UserError(
+                f"expected one CollectedData in {folder}; found {found}; give the file, not the folder"
+            )
     films = [files[0] for folder, files in by_folder.items() if folder.parent.name == "labeled-data"]
     return sorted(films or [files[0] for files in by_folder.values()])
 

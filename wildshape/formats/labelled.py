@@ -133,7 +133,11 @@ def one_file(root: Path, what: str, *patterns: str) -> Path:
         return root
     found = next((files for pattern in patterns if (files := sorted(root.glob(pattern)))), [])
     if len(found) != 1:
-        raise UserError(f"expected one {what} in {root}; found {len(found)}; run: with --root FILE")
+        names = ", ".join([path.name for path in found[:3]] + ["..."] * (len(found) > 3))
+        raise UserError(
+            f"expected one {what} in {root}; found {len(found)}{f' ({names})' if names else ''}; "
+            "give the file, not the folder"
+        )
     return found[0]
 
 

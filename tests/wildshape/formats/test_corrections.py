@@ -77,7 +77,7 @@ def test_a_corrected_selection_becomes_labels(run, tmp_path, capsys):
     facts = correct(run, path)
     assert facts["labels"] == 5 and facts["web_pictures"] == 5 and facts["replaced"] == 0
     assert facts["splits"] == {"train": 5} and not facts["dropped"]
-    assert "5 pictures leave the pseudo-labels" in capsys.readouterr().out
+    assert "5 pictures leave the pseudo-labels, 0 are new" in capsys.readouterr().out
     labels = run.load("labels")
     assert len(labels) == len(before) + 5
     ids = list(selection["instance_id"][:5])
@@ -293,7 +293,7 @@ def test_new_pictures_are_taken_but_not_copies_of_held_out_ones(run, tmp_path):
     }
     (root / "more.json").write_text(json.dumps(content))
     facts = correct(run, root / "more.json", split="val")
-    assert facts["splits"] == {"val": 1}
+    assert facts["splits"] == {"val": 1} and (facts["web_pictures"], facts["new_pictures"]) == (0, 1)
     assert facts["dropped"] == {"picture that repeats one of the labelled set": 1}
     # In the split of the photo that it repeats, the copy does no harm.
     facts = correct(run, root / "more.json", split="test")
