@@ -14,7 +14,11 @@ WHOLE = 1e-4
 """How near a mean number of layers has to be to 1 before the segments are looked at more closely."""
 CROWD = 64
 """Segments in one pixel that room is kept for."""
+DUST = 1e-9
+"""Layers below this, away from the contour, are rounding."""
 NONE = -1
+LINE_X, LINE_Y, LINE_DX, LINE_DY = range(4)
+"""An edge of the contour: where it begins, in pixels, and the way to its end."""
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
@@ -38,26 +42,20 @@ def _turn_of_faces(xy, faces, one_sided, turns):
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def _add_above(x0, x1, jump, size, delta):
+def _add_above(x0, x1, jump, size, above):
     """A part of an edge above the picture, from column x0 to x1: it adds to whole columns."""
     low, high = min(x0, x1), max(x0, x1)
     sign = jump if x1 > x0 else -jump
     for j in range(max(int(np.floor(low)), 0), min(int(np.ceil(high)), size)):
-        delta[0, j] += sign * (min(high, j + 1.0) - max(low, float(j)))
+        above[j] += sign * (min(high, j + 1.0) - max(low, float(j)))
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
-def _add_row(column_sums, change, dust, line):
-    """Add a row's changes, which are cleared, to the layers of the row above; write coverage."""
-    # Constants of the arrays' own precision keep the loop in vector registers.
-    zero, one = column_sums.dtype.type(0), column_sums.dtype.type(1)
-    most = one - dust
-    for j in range(len(line)):
-        layers = column_sums[j] + change[j]
-        column_sums[j] = layers
-        change[j] = zero
-        covered = layers if layers < most else one
-        line[j] = covered if layers > dust else zero
+@numba.njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def _covered(layers):
+    """Coverage of a pixel that no contour crosses: of its layers only rounding is left out."""
+    if layers >= 1.0 - DUST:
+        return 1.0
+    return layers if layers > DUST else 0.0
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
@@ -76,14 +74,14 @@ def _cuts_at_frame(x0, y0, dx, dy, size, cuts):
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def _is_one_line(r, edge, spans, following, contour, ends, jumps_of, xy):
+def _is_one_line(r, segments, lines, jumps_of):
     """Whether a pixel's segments make one line, end to end, that does not turn back upon itself."""
+    edge, _, spans, following = segments
     count = inner = 0
     rightward = leftward = downward = upward = False
     while r != NONE:
         q = edge[r]
-        a, b = ends[contour[q], 0], ends[contour[q], 1]
-        dx, dy = jumps_of[q] * (xy[b, 0] - xy[a, 0]), jumps_of[q] * (xy[b, 1] - xy[a, 1])
+        dx, dy = jumps_of[q] * lines[q, LINE_DX], jumps_of[q] * lines[q, LINE_DY]
         rightward |= dx > 0
         leftward |= dx < 0
         downward |= dy > 0
@@ -97,9 +95,9 @@ def _is_one_line(r, edge, spans, following, contour, ends, jumps_of, xy):
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def _find_contour(xy, table, turns, one_sided, size, contour, jumps_of):
-    """List the edges that layers begin or end at, with by how many; returns how many edges, and room for
-    the segments that pixels may cut them into.
+def _find_contour(xy, table, turns, one_sided, size, contour, jumps_of, lines):
+    """List the edges that layers begin or end at, with by how many and where; returns how many edges, and
+    room for the segments that pixels may cut them into.
     """
     _, ends, sides, signs, _ = table
     n, most = 0, 0
@@ -110,41 +108,41 @@ def _find_contour(xy, table, turns, one_sided, size, contour, jumps_of):
             jump = signs[e, 0] * turns[sides[e, 0]] + signs[e, 1] * turns[sides[e, 1]]
         if jump == 0:
             continue
-        contour[n], jumps_of[n] = e, jump
-        n += 1
         a, b = ends[e, 0], ends[e, 1]
-        most += 6 + int(min(abs(xy[a, 0] - xy[b, 0]), float(size)))
-        most += int(min(abs(xy[a, 1] - xy[b, 1]), float(size)))
+        dx, dy = xy[b, 0] - xy[a, 0], xy[b, 1] - xy[a, 1]
+        contour[n], jumps_of[n] = e, jump
+        lines[n, LINE_X], lines[n, LINE_Y] = xy[a, 0], xy[a, 1]
+        lines[n, LINE_DX], lines[n, LINE_DY] = dx, dy
+        n += 1
+        most += 6 + int(min(abs(dx), float(size))) + int(min(abs(dy), float(size)))
     return n, most
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def _walk_contour(xy, ends, contour, jumps_of, used, size, delta, lists, segments):
-    """Scatter the contour's areas into ``delta`` and list its segments by pixel, pixels by row.
+def _walk_contour(lines, jumps_of, used, size, above, pixels, segments):
+    """List the contour's segments by pixel, pixels by row, with the areas that they add.
 
     Args:
-        xy: float64 [V, 2], in pixels from the picture's upper left corner.
-        ends: int32 [E, 2].
-        contour: edges of the contour.
+        lines: float64 [Q, 4], the edges of the contour, in pixels from the picture's upper left corner.
         jumps_of: their jumps.
         used: segments that earlier images have.
         size: S.
-        delta: [S + 1, S], added to: each row's change of the layers of the row above.
-        lists: first segment of a pixel; first pixel of a row; column of a listed pixel; the next one.
-        segments: index into ``contour``; pixel; range of t; the next segment of the pixel.
+        above: float64 [S], added to: layers at the picture's upper side.
+        pixels: number of a listed pixel; first number in a row; column of a listed pixel; the next in its
+            row; its first segment; what its segments add to the layers in it, and in those below it.
+        segments: index into ``lines``; pixel; range of t; the next segment of the pixel.
 
     Returns:
         Segments used.
     """
-    heads, row_heads, touched, touched_next = lists
+    numbers, row_heads, columns, next_in_row, heads, added = pixels
     edge, pixel, spans, following = segments
     cuts = np.empty(6)
-    num_touched = 0
-    for q in range(len(contour)):
-        e, jump = contour[q], jumps_of[q]
-        x0, y0 = xy[ends[e, 0], 0], xy[ends[e, 0], 1]
-        x1, y1 = xy[ends[e, 1], 0], xy[ends[e, 1], 1]
-        dx, dy = x1 - x0, y1 - y0
+    listed = 0
+    for q in range(len(lines)):
+        jump = jumps_of[q]
+        x0, y0, dx, dy = lines[q, LINE_X], lines[q, LINE_Y], lines[q, LINE_DX], lines[q, LINE_DY]
+        x1, y1 = x0 + dx, y0 + dy
         inside = min(x0, x1) >= 0 and max(x0, x1) < size and min(y0, y1) >= 0 and max(y0, y1) < size
         cuts[0], cuts[1], parts = 0.0, 1.0, 2
         if not inside:
@@ -157,7 +155,7 @@ def _walk_contour(xy, ends, contour, jumps_of, used, size, delta, lists, segment
                 if not (0 <= mx < size and my < size):
                     continue
                 if my < 0:
-                    _add_above(x0 + t * dx, x0 + stop * dx, jump, size, delta)
+                    _add_above(x0 + t * dx, x0 + stop * dx, jump, size, above)
                     continue
             j = min(max(int(np.floor(x0 + t * dx)), 0), size - 1)
             i = min(max(int(np.floor(y0 + t * dy)), 0), size - 1)
@@ -170,19 +168,21 @@ def _walk_contour(xy, ends, contour, jumps_of, used, size, delta, lists, segment
             while t < stop and 0 <= j < size and 0 <= i < size:
                 after = min(min(next_x, next_y), stop)
                 if after > t:
-                    across = jump * dx * (after - t)
-                    lower = across * (y0 + 0.5 * (t + after) * dy - i)
-                    delta[i, j] += across - lower
-                    delta[i + 1, j] += lower
                     at = i * size + j
+                    p = numbers[at]
+                    if p == NONE:
+                        p = numbers[at] = listed
+                        columns[p], next_in_row[p], heads[p] = j, row_heads[i], NONE
+                        added[p, 0] = added[p, 1] = 0.0
+                        row_heads[i] = p
+                        listed += 1
+                    across = jump * dx * (after - t)
+                    added[p, 0] += across * (i + 1.0 - y0 - 0.5 * (t + after) * dy)
+                    added[p, 1] += across
                     edge[used], pixel[used] = q, at
                     spans[used, 0], spans[used, 1] = t, after
-                    following[used] = heads[at]
-                    if heads[at] == NONE:
-                        touched[num_touched], touched_next[num_touched] = j, row_heads[i]
-                        row_heads[i] = num_touched
-                        num_touched += 1
-                    heads[at] = used
+                    following[used] = heads[p]
+                    heads[p] = used
                     used += 1
                     t = after
                 if next_x < next_y:
@@ -195,19 +195,16 @@ def _walk_contour(xy, ends, contour, jumps_of, used, size, delta, lists, segment
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def _share_pixel(r, row, column, layers, xy, ends, contour, jumps_of, segments, work):
+def _share_pixel(r, row, column, layers, lines, jumps_of, segments, work):
     """Coverage of a pixel in which layers begin and end; its segments' spans become their weights."""
     edge, _, spans, following = segments
     local, jumps, weights, breaks = work
     n, s = 0, r
     while s != NONE:
         q = edge[s]
-        a, b = ends[contour[q], 0], ends[contour[q], 1]
-        x0, y0 = xy[a, 0], xy[a, 1]
-        dx, dy = xy[b, 0] - x0, xy[b, 1] - y0
         for end in range(2):
             t = spans[s, end]
-            x, y = (xy[b, 0], xy[b, 1]) if t == 1.0 else (x0 + t * dx, y0 + t * dy)
+            x, y = lines[q, LINE_X] + t * lines[q, LINE_DX], lines[q, LINE_Y] + t * lines[q, LINE_DY]
             local[n, 2 * end] = min(max(x - column, 0.0), 1.0)
             local[n, 2 * end + 1] = min(max(y - row, 0.0), 1.0)
             local[n, T0 + end] = t
@@ -228,59 +225,55 @@ def _room_to_work(n):
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def _fill_rows(frame, xy, ends, contour, jumps_of, one_sided, dust, delta, lists, segments, work, mask):
-    """Sum ``delta`` down the columns into coverage; then set right the pixels that the contour crosses.
+def _fill_rows(frame, lines, jumps_of, one_sided, above, pixels, segments, work, mask):
+    """Write coverage, row by row: what is above holds on, but for the pixels that the contour crosses.
 
-    ``frame`` holds the first row, the row after the last, and the same of columns, outside of which
-    there is nothing. ``delta`` and the lists are left as empty as they were before the contour.
+    ``frame`` holds the first row and the row after the last, outside of which there is nothing.
+    ``above`` is changed; the lists are left as empty as they were before the contour.
     """
     size = mask.shape[1]
-    row_first, row_last, col_first, col_last = frame
-    heads, row_heads, touched, touched_next = lists
+    row_first, row_last = frame
+    numbers, row_heads, columns, next_in_row, heads, added = pixels
     edge, _, spans, following = segments
-    column_sums = np.zeros(size, mask.dtype)
+    inner = np.empty(size, mask.dtype)
+    for j in range(size):
+        inner[j] = _covered(above[j])
     mask[:row_first] = 0
     mask[row_last:] = 0
     for i in range(row_first, row_last):
         line = mask[i]
-        line[:col_first] = 0
-        line[col_last:] = 0
-        _add_row(
-            column_sums[col_first:col_last], delta[i, col_first:col_last], dust, line[col_first:col_last]
-        )
-        listed = row_heads[i]
+        for j in range(size):
+            line[j] = inner[j]
+        p = row_heads[i]
         row_heads[i] = NONE
-        while listed != NONE:
-            j = touched[listed]
-            listed = touched_next[listed]
-            r = heads[i * size + j]
-            heads[i * size + j] = NONE
-            layers = column_sums[j]
-            alone = one_sided and (
-                following[r] == NONE or _is_one_line(r, edge, spans, following, contour, ends, jumps_of, xy)
-            )
+        while p != NONE:
+            j, r = columns[p], heads[p]
+            numbers[i * size + j] = NONE
+            layers = above[j] + added[p, 0]
+            above[j] += added[p, 1]
+            inner[j] = _covered(above[j])
+            p = next_in_row[p]
+            alone = one_sided and (following[r] == NONE or _is_one_line(r, segments, lines, jumps_of))
             if not alone or abs(layers - 1) <= WHOLE:
                 count, s = 1, following[r]
                 while s != NONE:
                     count += 1
                     s = following[s]
                 room = work if count <= CROWD else _room_to_work(count)
-                line[j] = _share_pixel(r, i, j, layers, xy, ends, contour, jumps_of, segments, room)
+                line[j] = _share_pixel(r, i, j, layers, lines, jumps_of, segments, room)
                 continue
             # 0 layers on one side of the line and 1 on the other; or 1 and 2, and so on.
             shown = layers < 1
-            if shown:
-                line[j] = max(layers, 0)
+            line[j] = max(layers, 0.0) if shown else 1.0
             while r != NONE:
                 one, two = edge_weights(spans[r, 0], spans[r, 1])
                 spans[r, 0] = jumps_of[edge[r]] * one if shown else 0.0
                 spans[r, 1] = jumps_of[edge[r]] * two if shown else 0.0
                 r = following[r]
-    delta[row_last, :] = 0
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def cover_images(vertices, table, first, last, dust, delta, heads, row_heads, masks, starts):
+def cover_images(vertices, table, first, last, numbers, row_heads, masks, starts):
     """Draw the silhouettes of images ``first`` to ``last`` (exclusive).
 
     Args:
@@ -288,9 +281,7 @@ def cover_images(vertices, table, first, last, dust, delta, heads, row_heads, ma
         table: an edge table's faces, vertices, sides, signs and closed.
         first: first image.
         last: image after the last.
-        dust: coverage below this is rounding.
-        delta: [S + 1, S] of the precision of ``masks``; zero on entry and on return.
-        heads: int32 [S * S], -1 on entry and on return.
+        numbers: int32 [S * S], -1 on entry and on return.
         row_heads: int32 [S], likewise.
         masks: [B, S, S], written.
         starts: int64 [B + 1], written: where each image's segments begin in what is returned.
@@ -306,13 +297,18 @@ def cover_images(vertices, table, first, last, dust, delta, heads, row_heads, ma
     xy = np.empty((count, 2))
     turns = np.empty(len(faces) + 1, np.int8)
     contour, jumps_of = np.empty(len(ends), np.int32), np.empty(len(ends), np.int8)
-    room = 4096 * (last - first)
-    edge, pixel, spans = np.empty(room, np.int32), np.empty(room, np.int32), np.empty((room, 2))
-    following, touched, touched_next = (
+    lines = np.empty((len(ends), 4))
+    room = 4096
+    rooms = 4096 * (last - first)
+    edge, pixel, spans = np.empty(rooms, np.int32), np.empty(rooms, np.int32), np.empty((rooms, 2))
+    following = np.empty(rooms, np.int32)
+    columns, next_in_row, heads = (
         np.empty(room, np.int32),
         np.empty(room, np.int32),
         np.empty(room, np.int32),
     )
+    added = np.empty((room, 2))
+    above = np.empty(size)
     work = _room_to_work(CROWD)
     used = 0
     for b in range(first, last):
@@ -331,28 +327,25 @@ def cover_images(vertices, table, first, last, dust, delta, heads, row_heads, ma
             masks[b, :] = 0
             continue
         # One pixel more on each side: a walk may step over a line that a vertex lies on.
-        frame = (
-            max(int(max(low_y, 0.0)) - 1, 0),
-            min(int(min(high_y, float(size))) + 2, size),
-            max(int(max(low_x, 0.0)) - 1, 0),
-            min(int(min(high_x, float(size))) + 2, size),
-        )
+        frame = max(int(max(low_y, 0.0)) - 1, 0), min(int(min(high_y, float(size))) + 2, size)
         # Without some of its faces a closed mesh is open, and shows its inside.
         one_sided = closed and finite
         _turn_of_faces(xy, faces, one_sided, turns)
-        n, most = _find_contour(xy, table, turns, one_sided, size, contour, jumps_of)
-        if used + most > room:
-            room = max(2 * room, used + most)
-            edge, pixel, spans = _grown(edge, room), _grown(pixel, room), _grown_pairs(spans, room)
-            following, touched = np.empty(room, np.int32), np.empty(room, np.int32)
-            touched_next = np.empty(room, np.int32)
-        lists = (heads, row_heads, touched, touched_next)
+        n, most = _find_contour(xy, table, turns, one_sided, size, contour, jumps_of, lines)
+        if most > room:
+            room = max(2 * room, most)
+            columns, next_in_row = np.empty(room, np.int32), np.empty(room, np.int32)
+            heads, added = np.empty(room, np.int32), np.empty((room, 2))
+        if used + most > rooms:
+            rooms = max(2 * rooms, used + most)
+            edge, pixel, spans = _grown(edge, rooms), _grown(pixel, rooms), _grown_pairs(spans, rooms)
+            following = np.empty(rooms, np.int32)
+        pixels = (numbers, row_heads, columns, next_in_row, heads, added)
         segments = (edge, pixel, spans, following)
         base = used
-        used = _walk_contour(xy, ends, contour[:n], jumps_of[:n], used, size, delta, lists, segments)
-        _fill_rows(
-            frame, xy, ends, contour, jumps_of, one_sided, dust, delta, lists, segments, work, masks[b]
-        )
+        above[:] = 0.0
+        used = _walk_contour(lines[:n], jumps_of[:n], used, size, above, pixels, segments)
+        _fill_rows(frame, lines, jumps_of, one_sided, above, pixels, segments, work, masks[b])
         for r in range(base, used):
             edge[r] = contour[edge[r]]
     starts[last] = used

@@ -56,17 +56,12 @@ def checked_table(vertices_ndc: Tensor, faces: Tensor | np.ndarray, size: int) -
     return table
 
 
-def _scratch(size: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _scratch(size: int) -> tuple[np.ndarray, np.ndarray]:
     """Buffers that a thread keeps, since clearing them for each call would cost as much as drawing."""
     kept = getattr(_local, "kept", None)
-    if kept is None or kept[0] != (size, dtype):
-        buffers = (
-            np.zeros((size + 1, size), dtype),
-            np.full(size * size, -1, np.int32),
-            np.full(size, -1, np.int32),
-        )
-        kept = _local.kept = ((size, dtype), buffers)
-    return kept[1]
+    if kept is None or len(kept[1]) != size:
+        kept = _local.kept = (np.full(size * size, -1, np.int32), np.full(size, -1, np.int32))
+    return kept
 
 
 def _shares(batch: int) -> list[tuple[int, int]]:
@@ -88,12 +83,11 @@ class _Silhouette(torch.autograd.Function):
         masks = torch.empty(len(points), size, size, dtype=vertices.dtype)
         out = masks.numpy()
         starts = np.zeros(len(points) + 1, np.int64)
-        dust = out.dtype.type(1e-5 if vertices.dtype == torch.float32 else 1e-12)
 
         def draw(share: tuple[int, int]) -> tuple[Any, ...]:
             # Each share counts its segments from 0, so each has its own starts.
             own = starts.copy()
-            kept = cover_images(points, table.arrays, *share, dust, *_scratch(size, out.dtype), out, own)
+            kept = cover_images(points, table.arrays, *share, *_scratch(size), out, own)
             return (share, own, *kept)
 
         ctx.segments = run_jobs(draw, _shares(len(points)))
