@@ -26,6 +26,7 @@ from wildshape.workspace import Workspace
 
 SOURCE = "coco"
 SHIFT = 0.5
+_LOOKED_FOR = 100
 
 
 def find_file(root: Path) -> Path:
@@ -188,11 +189,18 @@ def annotation_id_here(annotation: dict[str, Any]) -> str | None:
 
 
 def image_folder(path: Path) -> Path:
-    """Where the pictures lie: `images` beside the file or one folder up, else the file's own folder."""
-    for folder in (path.parent / "images", path.parent.parent / "images"):
-        if folder.is_dir():
-            return folder
-    return path.parent
+    """Where the pictures lie: `images` beside the file or one folder up, or these folders themselves.
+
+    The first of them that holds any of the file's pictures; without any, the first that is there.
+    """
+    near, above = path.parent, path.parent.parent
+    folders = [folder for folder in (near / "images", above / "images", near, above) if folder.is_dir()]
+    try:
+        names = [str(image["file_name"]) for image in read_json(path)["images"][:_LOOKED_FOR]]
+    except (UserError, KeyError, TypeError):
+        names = []  # what is wrong with the file its reader tells
+    holds = (folder for folder in folders if any((folder / name).is_file() for name in names))
+    return next(holds, folders[0])
 
 
 def export_labels(

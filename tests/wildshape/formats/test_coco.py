@@ -1,6 +1,7 @@
 """COCO in and out: labels, selections, instances and masks."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -164,6 +165,17 @@ def test_coco_source_category_and_folders(coco, make_workspace, tmp_path):
         bring_in(workspace, "coco", coco.parent, source_category="moose", overwrite=True)
     with pytest.raises(UserError, match="expected a folder of pictures at --images"):
         bring_in(workspace, "coco", coco, images=tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("place", ["", "annotations"])
+def test_coco_names_may_begin_with_the_folder_of_pictures(coco, workspace, place):
+    """Beside the folder `images`, or below what holds it."""
+    (coco.parent / place).mkdir(exist_ok=True)
+    moved = coco.replace(coco.parent / place / "all.json")
+    edit(moved, lambda content: [i.update(file_name=f"images/{i['file_name']}") for i in content["images"]])
+    assert bring_in(workspace, "coco", moved)["labels"] == 2
+    images = workspace.load("labelled_images")
+    assert {Path(path).parent for path in images["path"]} == {coco.parent / "images"}
 
 
 def test_masks():
