@@ -1,7 +1,6 @@
 """COCO in and out: labels, selections, instances and masks."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -175,7 +174,7 @@ def test_coco_names_may_begin_with_the_folder_of_pictures(coco, workspace, place
     edit(moved, lambda content: [i.update(file_name=f"images/{i['file_name']}") for i in content["images"]])
     assert bring_in(workspace, "coco", moved)["labels"] == 2
     images = workspace.load("labelled_images")
-    assert {Path(path).parent for path in images["path"]} == {coco.parent / "images"}
+    assert {workspace.image_file(path).parent for path in images["path"]} == {coco.parent / "images"}
 
 
 def test_masks():
