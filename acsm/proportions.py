@@ -7,6 +7,7 @@ Depths are measured top to bottom in the side view, widths from left to right.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -191,7 +192,22 @@ class Proportions:
     vertices: int = 1800
 
 
+MOST = 10.0
+"""Shoulder heights beyond which there is no animal."""
+_ANGLES = ("rise", "pitch", "ear_out", "horn_out", "start", "end")
+_SIZES = ("length", "base", "tip", "elbow", "knee", "knee_height", "shin", "foot")
 T = TypeVar("T")
+
+
+def _in_range(name: str, value: float, where: str) -> None:
+    """Raises UserError where no animal has such a proportion."""
+    if name == "vertices":
+        return  # has limits of its own
+    most, what = (360.0, "degrees") if name in _ANGLES else (MOST, "shoulder heights")
+    is_size = name in _SIZES or name.endswith(("_width", "_depth"))
+    if not (0 if is_size else -most) < value < most:
+        least = "more than 0" if is_size else f"-{most:g}"
+        raise UserError(f"{where}.{name}: expected {least} to {most:g} {what}; found {value:g}")
 
 
 def _section(default: T, node: Any, where: str) -> T:
@@ -206,9 +222,10 @@ def _section(default: T, node: Any, where: str) -> T:
         old = getattr(default, name)
         if dataclasses.is_dataclass(old):
             values[name] = _section(old, value, f"{where}.{name}")
-        elif isinstance(value, bool) or not isinstance(value, int | float):
+        elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise UserError(f"{where}.{name}: expected a number; found {value!r}")
         else:
+            _in_range(name, value, where)
             values[name] = type(old)(value)
     return dataclasses.replace(default, **values)  # type: ignore[type-var]
 
@@ -217,7 +234,7 @@ def read_proportions(node: Mapping[str, Any]) -> Proportions:
     """Proportions from a YAML node; what it leaves out is a horse-like default.
 
     Raises:
-        UserError: for a name that is no proportion, or a value that is no number.
+        UserError: for a name that is no proportion, or a value that is no number or beyond any animal's.
     """
     proportions = _section(Proportions(), node, "template.procedural")
     if not 1000 <= proportions.vertices <= 2500:
