@@ -14,7 +14,7 @@ import numpy as np
 
 from prepare_data.download_images import by_status, finish_pool
 from prepare_data.imagefile import BadImage, inspect_image
-from wildshape.cli import CommonConfig, say, script_main
+from wildshape.cli import CommonConfig, is_utf8, say, script_main
 from wildshape.errors import UserError
 from wildshape.files import atomic_write, file_hash
 from wildshape.near_duplicates import MAX_DISTANCE
@@ -51,7 +51,11 @@ def find_photos(folder: Path) -> tuple[list[Path], int]:
         if path.is_file() and not any(p.startswith(".") for p in path.relative_to(folder).parts)
     )
     photos = [path for path in files if path.suffix.lower() in SUFFIXES]
-    return photos, len(files) - len(photos)
+    named = [path for path in photos if is_utf8(str(path))]
+    unnamed = [ascii(str(path.relative_to(folder))) for path in photos if not is_utf8(str(path))]
+    if unnamed:
+        say(f"add_folder: left out {len(unnamed)} photos with names that are not UTF-8, first {unnamed[0]}")
+    return named, len(files) - len(photos)
 
 
 def listing(names: Sequence[str], photos: Sequence[Path]) -> str:

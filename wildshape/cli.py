@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,6 +148,26 @@ def check_numbers(config: Any) -> None:
             raise UserError(f"--{name}: expected at least {LEAST[name]}; found {value}")
 
 
+def is_utf8(name: str) -> bool:
+    """Whether a file's name, as Python gives it, is UTF-8 on disk."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuse what tables and JSON files cannot hold.
+
+    Raises:
+        UserError: a name on disk is not UTF-8.
+    """
+    for name in names:
+        if not is_utf8(name):
+            raise UserError(f"expected names in UTF-8; found {ascii(name)}; rename that file or folder")
+
+
 def script_main(
     config_type: type,
     run: Callable[[Any, Any], Any],
@@ -172,6 +192,7 @@ def script_main(
     debug = "--debug" in arguments
 
     def action() -> None:
+        check_names(arguments)
         config: Any = tyro.cli(config_type, args=arguments, prog=prog, description=config_type.__doc__)
         check_numbers(config)
         run(config, make_workspace(config))

@@ -1,6 +1,7 @@
 """A folder of the user's own photos."""
 
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,6 +55,17 @@ def test_a_folder_is_known_by_what_its_photos_show(config, workspace):
     with pytest.raises(UserError, match="web has changed since"):
         run(config, workspace)
     run(replace(config, overwrite=True), workspace)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="names on a Mac's disk are always UTF-8")
+def test_photos_whose_names_are_not_utf8_are_left_out(config, workspace, capsys):
+    odd = os.fsdecode(b"\xe9t\xe9")
+    (config.folder / odd).mkdir()
+    save(config.folder / "2.png", 2)
+    (config.folder / "2.png").rename(config.folder / odd / "2.png")
+    run(config, workspace)
+    assert len(statuses(workspace)) == 3
+    assert r"left out 1 photos with names that are not UTF-8, first '\udce9t\udce9/2.png'" in capsys.readouterr().out
 
 
 def test_an_unreadable_photo_does_not_stop_the_others(config, workspace, monkeypatch):

@@ -176,6 +176,11 @@ def test_numbers_that_no_command_takes(tmp_path, capsys, command, flags, line):
     assert f"error: {line}" in capsys.readouterr().err
 
 
+def test_names_that_are_not_utf8_are_one_line(tmp_path, capsys):
+    assert main(["add-folder", "--category", "cow", "--folder", os.fsdecode(b"\xe9t\xe9")]) == 2
+    assert r"expected names in UTF-8; found '\udce9t\udce9'" in capsys.readouterr().err
+
+
 def test_say_prints_a_line(capsys):
     say("12 of 20 rows")
     assert capsys.readouterr().out == "12 of 20 rows\n"
