@@ -65,7 +65,8 @@ def test_photos_whose_names_are_not_utf8_are_left_out(config, workspace, capsys)
     (config.folder / "2.png").rename(config.folder / odd / "2.png")
     run(config, workspace)
     assert len(statuses(workspace)) == 3
-    assert r"left out 1 photos with names that are not UTF-8, first '\udce9t\udce9/2.png'" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert r"left out 1 photos with names that are not UTF-8, first '\udce9t\udce9/2.png'" in out
 
 
 def test_an_unreadable_photo_does_not_stop_the_others(config, workspace, monkeypatch):
