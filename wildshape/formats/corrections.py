@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from wildshape.formats.labelled import (
 from wildshape.geometry import box_iou
 from wildshape.near_duplicates import nearest
 from wildshape.stage import Provenance, publish
-from wildshape.tables import Table, concat, make_instance_id, read_facts, read_table
+from wildshape.tables import Table, concat, make_instance_id, make_record_id, read_facts, read_table
 from wildshape.workspace import TABLES, Workspace
 
 _LEAST_IOU = 0.5
@@ -89,6 +89,8 @@ class _Known:
         animals_in: Instance ids by image id.
         split_of: Split by labelled image id.
         labels: The labels, with earlier corrections.
+        records: Record ids of all images rows, of pictures that could not be used, too.
+        placed: Ids, by name, of the images that a set's pictures turned out to be; empty if of none.
     """
 
     labels: Table
@@ -97,12 +99,15 @@ class _Known:
     animals: dict[str, dict[str, Any]] = field(default_factory=dict)
     animals_in: dict[str, list[str]] = field(default_factory=dict)
     split_of: dict[str, str] = field(default_factory=dict)
+    records: set[str] = field(default_factory=set)
+    placed: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, workspace: Workspace) -> _Known:
         known = cls(_load(workspace, "labels"))
         for table in ("labelled_images", "corrected_images", "images"):
             for row in _load(workspace, table).rows():
+                known.records.add(row["record_id"])
                 if row["image_id"] is not None and row["path"] is not None:
                     known.add_image(row)
         for animals in (_load(workspace, "instances"), known.labels):
@@ -206,11 +211,26 @@ def _place(
     animal = known.animals.get(record.instance_id or "")
     if animal is not None and animal["image_id"] in known.images:
         return str(animal["image_id"])
-    images, name = known.find_images(record.image_name), record.image_name
+    name = record.image_name
+    if name not in known.placed:
+        known.placed[name] = _find_picture(name, record.size, known, source, workspace, options)
+    return known.placed[name]
+
+
+def _find_picture(
+    name: str,
+    size: tuple[int, int] | None,
+    known: _Known,
+    source: Source,
+    workspace: Workspace,
+    options: LabelledOptions,
+) -> str:
+    images = known.find_images(name)
     same_name = next(iter(images)) if len(images) == 1 else None
     if same_name is not None and (source.folder is None or not (source.folder / name).is_file()):
         return same_name
-    picture = read_picture(name, record.size, source.folder, workspace, options, source.name)
+    looking = replace(options, copy=False)
+    picture = read_picture(name, size, source.folder, workspace, looking, source.name)
     if picture.problem is not None:
         return same_name or ""
     if same_name is not None and picture.key != same_name:
@@ -219,6 +239,10 @@ def _place(
         if None in (*pair[0], *pair[1]) or nearest(*pair)[1][0] <= _SAME_PHOTO_BITS:
             return same_name
     if picture.key not in known.images:
+        if options.copy:
+            picture = read_picture(name, size, source.folder, workspace, options, source.name)
+        if picture.row["record_id"] in known.records:  # another photo had this name
+            picture.row["record_id"] = make_record_id(source.name, f"{name}:{picture.key}")
         known.add_image(picture.row)
     return picture.key
 

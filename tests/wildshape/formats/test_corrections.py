@@ -322,6 +322,9 @@ def test_a_photo_of_a_known_name_is_told_by_what_it_shows(run, tmp_path, same_ph
     of_old = after["image_id"].tolist().index(old["image_id"][number])
     changed = not np.array_equal(after["xy"][of_old], before["xy"][of_old])
     assert changed is same_photo
+    images = run.load("labelled_images")
+    assert set(after["image_id"]) <= set(images["image_id"]) and len(images) == len(old) + (not same_photo)
+    assert len(set(images["record_id"])) == len(images)
 
 
 def test_corrections_alone_and_then_a_set(run, tmp_path):
