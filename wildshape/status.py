@@ -14,6 +14,8 @@ from wildshape.tables import read_facts, table_hash
 from wildshape.training_data import selection_flags
 from wildshape.workspace import Workspace
 
+_OF_WEB = ("filter", "web_images_num", "pl_source", "web_run")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config(CommonConfig):
@@ -67,9 +69,10 @@ def steps(workspace: Workspace) -> list[Step]:
     for arm in arms or ["labels"]:
         folder, encoder = w.checkpoint_dir(f"acsm/{arm}"), w.checkpoint_dir(f"pose_{arm}")
         if encoder.is_dir():
-            command = f"python pose/train.py{suffix} --arm {arm}"
+            command = f"python pose/train.py{suffix} --arm {quote(arm)}{_data_flags(encoder)}"
             listed.append(Step(f"encoder, arm {arm}", encoder / "manifest.json", command))
-        command = f"python acsm/train.py{suffix}" + (f" --arm {quote(arm)}" if arm != "labels" else "")
+        named = f" --arm {quote(arm)}" if arm != "labels" else ""
+        command = f"python acsm/train.py{suffix}{named}{_data_flags(folder)}"
         listed.append(Step(f"ACSM, arm {arm}", folder / "manifest.json", command))
     listed.append(Step("its keypoints", w.keypoints_path("acsm"), w.made_by("acsm")))
     for source in ("pose", "pose_mt", "pose_aux", "acsm", "zero123plus"):
@@ -82,6 +85,26 @@ def steps(workspace: Workspace) -> list[Step]:
     ]
     listed.append(Step("report", w.report_path, f"wildshape report{suffix}"))
     return listed
+
+
+def _data_flags(folder: Path) -> str:
+    """The flags that name what a training was made on: without them it would be one on labels alone."""
+    manifest = folder / "manifest.json"
+    try:
+        config = read_json(manifest).get("config") or {} if manifest.exists() else {}
+    except UserError:
+        config = {}
+    web = bool(config.get("use_web_images"))
+    flags = " --use_web_images" if web else ""
+    for name in _OF_WEB if web else ():
+        if config.get(name) is not None:
+            flags += f" --{name} {quote(str(config[name]))}"
+    others = config.get("labels_from") or ""
+    others = ",".join(others) if isinstance(others, list) else others
+    flags += f" --labels_from {quote(others)}" if others else ""
+    for name in ("label_share", "supervise"):
+        flags += f" --{name} {config[name]}" if config.get(name) else ""
+    return flags
 
 
 def _select(suffix: str, selection: Path) -> str:
@@ -141,13 +164,20 @@ def run(config: Config, workspace: Workspace) -> dict[str, str]:
     if following is None:
         say("everything is done")
     else:
-        again = " --overwrite" if following.state == "stale" else ""
-        if workspace.metrics_path("timings").is_file():
-            # Its steps have settings of their own, which the commands by themselves would not have.
-            say(f"next: the same `wildshape run` command again{again and f', with{again}'}")
-        else:
-            say(f"next: {following.step.command}{again}")
+        say(f"next: {_next(workspace, following)}")
     return {workspace.relative(state.step.output): state.state for state in states}
+
+
+def _next(workspace: Workspace, state: StepState) -> str:
+    if state.state == "stale":
+        output = state.step.output
+        settings = output if output.name == "manifest.json" else output.with_suffix(".manifest.json")
+        kept = f"  (its settings are in {workspace.relative(settings)})" if settings.is_file() else ""
+        return f"{state.step.command} --overwrite{kept}"
+    if workspace.metrics_path("timings").is_file():
+        # Its steps have settings of their own, which the commands by themselves would not have.
+        return "the same `wildshape run` (or demo) command again"
+    return state.step.command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
