@@ -148,16 +148,18 @@ def _overlaps(
 def _name_of(config: Config, workspace: Workspace, checkpoint: Path) -> str:
     """The arm, or another name where ``--opts`` names another checkpoint than a trained arm has."""
     own = workspace.checkpoint_dir(f"acsm/{config.arm}") / "best.pt"
-    if own.is_file() and own.resolve() != checkpoint.resolve():
-        return f"{config.arm}-{checkpoint.stem}"
-    return config.arm
+    if not own.is_file() or own.resolve() == checkpoint.resolve():
+        return config.arm
+    # Files of other folders often have one name: their content tells them apart.
+    elsewhere = own.parent.resolve() != checkpoint.parent.resolve()
+    return f"{config.arm}-{checkpoint.stem}" + (f"-{file_hash(checkpoint)[:6]}" if elsewhere else "")
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     """Measure, write metrics/acsm_<arm>_<labels>.json and .parquet (by animal), and show a table.
 
     A checkpoint that ``--opts`` names, of an arm that has one of its own, is measured as
-    <arm>-<the file's name>.
+    <arm>-<the file's name>, of another folder with some of its hash; the report leaves it out.
 
     Raises:
         UserError: the arm or the labels are missing, or nothing is labelled in the split.
@@ -184,6 +186,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "category": workspace.category.name,
         "arm": arm,
+        **({"of_arm": config.arm} if arm != config.arm else {}),
         "split": labels.name,
         "labels": config.labels_name,
         "checkpoint": workspace.relative(path),

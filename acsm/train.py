@@ -116,7 +116,8 @@ class Config(MaskOptions, MonitorOptions, TrainingDataConfig):
         """Refuse values that cannot work, naming the flag."""
         if not 64 <= self.image_size <= 1024:
             raise UserError(f"--image_size: expected 64 to 1024; found {self.image_size}")
-        if self.batch_size == 1 and self.image_size <= 96:
+        doubled = self.flip == "both" or self.flip_consistency > 0
+        if self.batch_size == 1 and self.image_size <= 96 and not doubled:
             raise UserError(
                 "--batch_size: expected 2 or more at up to 96 pixels, where an image alone leaves batch "
                 "normalisation one value; found 1"

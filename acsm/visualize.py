@@ -93,12 +93,11 @@ def _animals(config: Config, workspace: Workspace) -> Animals:
     if config.split == "web":
         instances = workspace.load("instances", "acsm-visualize")
         paths = image_paths(workspace.load("images", "acsm-visualize"), workspace)
-        known = [i for i, image in enumerate(instances["image_id"]) if image in paths]
-        box = instances["box_xyxy"]
-        rows = [i for i in known if (box[i, 2:] > box[i, :2]).all()]
-        empty = [(instances["instance_id"][i], "a box of no area") for i in known if i not in set(rows)]
-        files = [paths[instances["image_id"][i]] for i in rows]
-        some = instances.take(np.array(rows, int))
+        known = instances.take(np.array([image in paths for image in instances["image_id"]], bool))
+        has_area = (known["box_xyxy"][:, 2:] > known["box_xyxy"][:, :2]).all(axis=1)
+        empty = [(name, "a box of no area") for name in known["instance_id"][~has_area]]
+        some = known.take(has_area)
+        files = [paths[image] for image in some["image_id"]]
         return Animals(files, some["box_xyxy"], list(some["instance_id"]), masks_of(some), empty)
     labels = find_labels(workspace, config.split)
     records = labels.records

@@ -54,7 +54,7 @@ def _calibration(workspace: Workspace, there: tuple[str, ...]) -> Calibration:
     mend = "; ".join(workspace.made_by(labelled_name(source)) + again[source] for source in missing)
     tables = all(workspace.table_path(name).exists() for name in ("labels", "labelled_images"))
     if not tables or "pose" not in with_val:
-        what = f"no keypoints of them, run: {mend}" if tables else "no labelled photos"
+        what = f"no keypoints of them, or another model's; run: {mend}" if tables else "no labelled photos"
         return equal_weights(there, f"equal weights: not fitted on labelled animals of val ({what})")
     records = labelled(workspace, "val", workspace.category.skeleton)[0]
     doubts, error = val_doubts(records, {s: workspace.load_keypoints(labelled_name(s)) for s in with_val})

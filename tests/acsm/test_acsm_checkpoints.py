@@ -81,8 +81,15 @@ def test_another_checkpoint_is_measured_under_another_name(workspace, tmp_path):
     again = evaluate.run(replace(config, opts=("MODEL.WEIGHTS", str(own))), workspace)
     assert again["arm"] == plain["arm"] == "labels" and again["auc"] == plain["auc"]
     found = evaluate.run(replace(config, opts=("MODEL.WEIGHTS", str(other))), workspace)
-    assert found["arm"] == "labels-other" and found["checkpoint_hash"] != plain["checkpoint_hash"]
-    assert workspace.animals_path("labels-other", "test").is_file()
+    assert found["checkpoint_hash"] != plain["checkpoint_hash"]
+    name = f"labels-other-{found['checkpoint_hash'][:6]}"
+    assert found["arm"] == name and found["of_arm"] == "labels" and "of_arm" not in plain
+    assert workspace.animals_path(name, "test").is_file()
+    last = own.with_name("last.pt")
+    last.write_bytes(other.read_bytes())
+    assert (
+        evaluate.run(replace(config, opts=("MODEL.WEIGHTS", str(last))), workspace)["arm"] == "labels-last"
+    )
     assert read_json(workspace.metrics_path("acsm_labels_test"))["auc"] == plain["auc"]
 
 

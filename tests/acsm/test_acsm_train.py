@@ -246,6 +246,7 @@ def test_starting_from_checkpoints(shared, tmp_path):
         train.run(config(arm="bad", init=pose), workspace)
     with pytest.raises(UserError, match="--batch_size: expected 2 or more at up to 96 pixels"):
         config(batch_size=1)
+    assert config(batch_size=1, flip="both").batch_size == 1
 
 
 def test_a_frozen_encoder_is_looked_through_once(shared, tmp_path, monkeypatch):

@@ -93,13 +93,16 @@ def _title(name: str, role: str, config: Mapping[str, Any]) -> str:
 def read_arms(inputs: RunInputs) -> list[Arm]:
     """The measured arms: labels only, selected pseudo-labels, ceiling; each on its best-ranking split.
 
-    An arm that was measured on several splits counts on test, else val, else train and so on.
+    An arm that was measured on several splits counts on test, else val, else train and so on. Other
+    checkpoints of an arm, which ``--opts`` named, are left out.
     """
     found: dict[str, Arm] = {}
     for stem, facts in inputs.metrics.items():
         measured = stem.startswith("acsm") and not stem.startswith("acsm_train")
         if not (measured and isinstance(facts, Mapping) and "auc" in facts):
             continue
+        if facts.get("of_arm"):
+            continue  # another checkpoint of an arm is no arm
         split = str(facts.get("split", "test"))
         name = str(facts.get("arm") or _arm_from_stem(stem, split))
         checkpoint = inputs.checkpoints.get(f"acsm/{name}")

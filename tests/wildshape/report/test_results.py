@@ -132,6 +132,7 @@ def test_arms_are_read_from_metrics_and_titled_by_their_settings(workspace):
         },
         "acsm_cf_mt_val": {"arm": "cf_mt", "auc": 99.0, "split": "val"},
         "acsm_labels_test": {"auc": 60.0, "split": "test"},
+        "acsm_labels-last_test": {"arm": "labels-last", "of_arm": "labels", "auc": 99.0, "split": "test"},
         "acsm_train_labels": {"val": {"auc": 1.0}, "auc": 1.0},
         "pose_test": {"auc": 1.0},
     }  # fmt: skip
