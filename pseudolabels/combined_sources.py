@@ -50,8 +50,7 @@ def _calibration(workspace: Workspace, there: tuple[str, ...]) -> Calibration:
     made = [s for s in there if workspace.keypoints_path(labelled_name(s)).exists()]
     with_val = [s for s in made if _of_one_model(workspace, s)]
     missing = [source for source in there if source not in with_val]
-    again = {source: " --overwrite" if source in made else "" for source in missing}
-    mend = "; ".join(workspace.made_by(labelled_name(source)) + again[source] for source in missing)
+    mend = "; ".join(_command(workspace, source, source in made) for source in missing)
     tables = all(workspace.table_path(name).exists() for name in ("labels", "labelled_images"))
     if not tables or "pose" not in with_val:
         what = f"no keypoints of them, or another model's; run: {mend}" if tables else "no labelled photos"
@@ -64,6 +63,14 @@ def _calibration(workspace: Workspace, there: tuple[str, ...]) -> Calibration:
     why = "of which there are no keypoints of labelled animals, or another model's"
     note = f"without {', '.join(missing)}, {why}; run: {mend}"
     return replace(calibration, note="; ".join(part for part in (calibration.note, note) if part))
+
+
+def _command(workspace: Workspace, source: str, again: bool) -> str:
+    """What labels the labelled animals by the model that labelled the web animals."""
+    facts = read_facts(workspace.keypoints_path(source)).get("provenance") or {}
+    arm = (facts.get("config") or {}).get("arm")
+    named = f" --arm {arm}" if source == "acsm" and arm not in (None, "labels") else ""
+    return workspace.made_by(labelled_name(source)) + named + " --overwrite" * again
 
 
 def _of_one_model(workspace: Workspace, source: str) -> bool:

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from acsm import drawing
+from acsm import drawing, renderer
 from acsm.template import template_for
 from wildshape.category import load_category
 
@@ -40,7 +40,15 @@ def test_a_large_photo_is_drawn_smaller_and_enlarged(cow, monkeypatch):
     vertices = placed(cow, (200, 150), 140)
     plain = drawing.overlay(photo, vertices, cow)
     monkeypatch.setattr(drawing, "LARGEST", 100)
+    sizes, draw = [], renderer.render_shaded
+
+    def render(ndc, faces, size, *rest, **more):
+        sizes.append(size)
+        return draw(ndc, faces, size, *rest, **more)
+
+    monkeypatch.setattr(renderer, "render_shaded", render)
     small = drawing.overlay(photo, vertices, cow)
     assert small.shape == plain.shape and (small[:2] == photo[:2]).all()  # the animal does not reach there
+    assert sizes == [100] and (small[140:160, 190:210] != photo[140:160, 190:210]).any(-1).all()
     blurred = [cv2.GaussianBlur(picture, (0, 0), 4).astype(int) for picture in (plain, small)]
     assert np.abs(blurred[0] - blurred[1]).mean() < 6

@@ -349,12 +349,13 @@ def test_cf_all_trusts_the_sources_that_tell_of_errors_on_val(judged, capsys):
 
 
 def test_cf_all_says_which_sources_it_does_without(judged, capsys):
-    write_table(read_table(judged.keypoints_path("pose_aux"), "keypoints"), judged.keypoints_path("acsm"))
+    table = read_table(judged.keypoints_path("pose_aux"), "keypoints")
+    write_table(table, judged.keypoints_path("acsm"), {"config": {"arm": "cf_cm"}})
     facts = run(config(filter="cf_all"), judged)
     assert set(facts["weights"]) == {"pose", "pose_aux"}
     out = capsys.readouterr().out
     assert "without acsm, of which there are no keypoints of labelled animals" in out
-    assert "run: python acsm/generate_pl.py --category cow --labelled" in out
+    assert "run: python acsm/generate_pl.py --category cow --labelled --arm cf_cm" in out
 
 
 def test_cf_all_does_without_what_another_network_said_of_val(judged, capsys):
@@ -367,6 +368,11 @@ def test_cf_all_does_without_what_another_network_said_of_val(judged, capsys):
         mark("pose_aux", "old"), mark("pose_aux_labelled", network)
         assert set(run(config(filter="cf_all", overwrite=True), judged)["weights"]) == used
     out = capsys.readouterr().out
+    mark("pose", "old"), mark("pose_labelled", "new")
+    assert run(config(filter="cf_all", overwrite=True), judged)["val_animals"] == 0
+    assert "not fitted on labelled animals of val (no keypoints of them, or another model's" in (
+        capsys.readouterr().out
+    )
     assert (
         "without pose_aux" in out and "generate_pl.py --category cow --is_aux --labelled --overwrite" in out
     )

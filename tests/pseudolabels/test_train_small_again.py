@@ -21,11 +21,13 @@ def test_other_pictures_have_latents_of_their_own(config, tiny_sizes, monkeypatc
 
     def other(self, *given, **more):
         start(self, *given, **more)
-        self.fingerprint = "another" + self.fingerprint
+        self.fingerprint = "anothers" + self.fingerprint
 
     monkeypatch.setattr(ViewFolder, "__init__", other)
     train_small.run(replace(fast, overwrite=True), tiny_sizes)
     assert len(set(asked)) == 2 and {folder.parent for folder in asked} == {config.out}
+    # The autoencoder is another one, too: the end of the name is that of the pictures.
+    assert not asked[0].name.endswith("-anothers") and asked[1].name.endswith("-anothers")
 
 
 def test_a_pipeline_with_views_is_not_replaced_by_captions_alone(config, tiny_sizes, monkeypatch):  # noqa: F811
