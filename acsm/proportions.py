@@ -193,9 +193,21 @@ class Proportions:
 
 
 MOST = 10.0
-"""Shoulder heights beyond which there is no animal."""
+"""Beyond which no proportion of an animal is, in shoulder heights or as a share."""
 _ANGLES = ("rise", "pitch", "ear_out", "horn_out", "start", "end")
-_SIZES = ("length", "base", "tip", "elbow", "knee", "knee_height", "shin", "foot")
+_THICK = (
+    "_width",
+    "_depth",
+    "_radius",
+    ".base",
+    ".tip",
+    ".elbow",
+    ".knee",
+    ".shin",
+    ".foot",
+    "head.length",
+)
+_LONG = ("length", "knee_height")
 T = TypeVar("T")
 
 
@@ -203,11 +215,13 @@ def _in_range(name: str, value: float, where: str) -> None:
     """Raises UserError where no animal has such a proportion."""
     if name == "vertices":
         return  # has limits of its own
-    most, what = (360.0, "degrees") if name in _ANGLES else (MOST, "shoulder heights")
-    is_size = name in _SIZES or name.endswith(("_width", "_depth"))
-    if not (0 if is_size else -most) < value < most:
-        least = "more than 0" if is_size else f"-{most:g}"
-        raise UserError(f"{where}.{name}: expected {least} to {most:g} {what}; found {value:g}")
+    angle, path = name in _ANGLES, f"{where}.{name}"
+    most = 360.0 if angle else MOST
+    least = 0.0 if path.endswith((*_THICK, *_LONG)) else -most
+    # Without length there is no such part; without thickness there is no mesh.
+    if not least <= value <= most or (value == 0 and path.endswith(_THICK)):
+        above = "more than 0" if path.endswith(_THICK) else f"{least:g}"
+        raise UserError(f"{path}: expected {above} to {most:g}{' degrees' * angle}; found {value:g}")
 
 
 def _section(default: T, node: Any, where: str) -> T:

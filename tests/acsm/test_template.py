@@ -179,6 +179,11 @@ def test_template_from_a_file(tmp_path):
         template_for(spec_with(node, active=("horn",)))
 
 
+def test_an_animal_may_have_no_tail():
+    template = template_for(spec_with({"procedural": {"tail": {"length": 0}}}))
+    assert template.is_closed() and template.is_manifold()
+
+
 @pytest.mark.parametrize(
     "params, message",
     [
@@ -186,8 +191,10 @@ def test_template_from_a_file(tmp_path):
         ({"neck": {"lenght": 1}}, r"template.procedural.neck: .*found \['lenght'\]"),
         ({"neck": {"length": "long"}}, "neck.length: expected a number; found 'long'"),
         ({"neck": {"length": float("nan")}}, "neck.length: expected a number; found nan"),
-        ({"head": {"length": 0}}, "head.length: expected more than 0 to 10 shoulder heights; found 0"),
-        ({"trunk": {"hump": -50}}, "trunk.hump: expected -10 to 10 shoulder heights; found -50"),
+        ({"head": {"length": 0}}, "head.length: expected more than 0 to 10; found 0"),
+        ({"trunk": {"hump": -50}}, "trunk.hump: expected -10 to 10; found -50"),
+        ({"head": {"horn_length": -0.2}}, "head.horn_length: expected 0 to 10; found -0.2"),
+        ({"tail": {"tip": 0}}, "tail.tip: expected more than 0 to 10; found 0"),
         ({"neck": {"rise": 400}}, "neck.rise: expected -360 to 360 degrees; found 400"),
         ({"vertices": float("inf")}, "vertices: expected a number; found inf"),
         ({"neck": 3}, "neck: expected a mapping of proportions; found 3"),
