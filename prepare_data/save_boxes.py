@@ -181,6 +181,23 @@ def summarise(log: Mapping[str, Mapping[str, Any]], instances: Table) -> dict[st
     }
 
 
+def check_labels(detector: Detector, category: CategorySpec) -> None:
+    """Raises UserError where a detector's classes are fixed and none means the category."""
+    labels = getattr(detector, "labels", None)
+    if labels is None:
+        return
+    names = {
+        str(name).strip().lower() for name in (labels.values() if isinstance(labels, dict) else labels)
+    }
+    wanted = accepted_labels(category)
+    if not names & wanted:
+        raise UserError(
+            f"expected a detector that knows {' or '.join(sorted(wanted))}; this one has {len(names)} other "
+            f"classes; give {category.path} a coco_label among them, or run: with a detector that is asked "
+            "by name, such as --detector transformers:IDEA-Research/grounding-dino-tiny"
+        )
+
+
 def _factory(detector: LoadedDetector, config: Config, workspace: Workspace) -> Callable[[], BoxStage]:
     out = workspace.table_path("instances")
     category = workspace.category
@@ -192,6 +209,7 @@ def _factory(detector: LoadedDetector, config: Config, workspace: Workspace) -> 
 
     def make() -> BoxStage:
         made = detector.make()
+        check_labels(made, category)
         rules = box_rules(
             workspace.category, made, config.score_threshold, config.max_per_image, config.small_side
         )
@@ -231,7 +249,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     options = MapOptions(
         shard_size=max(64, 8 * config.batch_size),
         batch_size=config.batch_size,
-        workers=config.loaders(config.workers or None),
+        workers=config.loaders(config.workers or None) if config.engine == "local" else config.workers,
         overwrite=config.overwrite,
         title="save_boxes",
         batch_by=("width", "height"),  # a batch is padded to its largest image

@@ -54,7 +54,8 @@ class Detector(Protocol):
     """What finds animals.
 
     It may have an attribute `default_threshold`, the score below which its boxes are not kept
-    unless the user says otherwise (without it: .95, as published).
+    unless the user says otherwise (without it: .95, as published), and `labels`, the names of all its
+    classes, in a list or by number, if they are fixed.
     """
 
     def __call__(self, images: list[np.ndarray]) -> Sequence[Detection]:

@@ -28,7 +28,7 @@ class MayakuDetector:
 
     def __init__(self, predictor: Any) -> None:
         self._predictor = predictor
-        self._labels = list(predictor.class_names or COCO_CLASSES)
+        self.labels = list(predictor.class_names or COCO_CLASSES)
 
     def __call__(self, images: list[np.ndarray]) -> list[Detection]:
         """Detect; see `Detector`."""
@@ -41,7 +41,7 @@ class MayakuDetector:
         return (
             found.pred_boxes.tensor.cpu().numpy(),
             found.scores.cpu().numpy(),
-            [self._labels[index] for index in found.pred_classes.tolist()],
+            [self.labels[index] for index in found.pred_classes.tolist()],
         )
 
 

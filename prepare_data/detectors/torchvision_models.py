@@ -48,7 +48,7 @@ class TorchvisionDetector:
     def __init__(
         self, model: torch.nn.Module, labels: list[str], device: torch.device, default_threshold: float
     ) -> None:
-        self._model, self._labels, self._device = model.eval().to(device), labels, device
+        self._model, self.labels, self._device = model.eval().to(device), labels, device
         self.default_threshold = default_threshold
 
     @torch.inference_mode()
@@ -62,7 +62,7 @@ class TorchvisionDetector:
             (
                 found["boxes"].cpu().numpy(),
                 found["scores"].cpu().numpy(),
-                [self._labels[label] for label in found["labels"].tolist()],
+                [self.labels[label] for label in found["labels"].tolist()],
             )
             for found in self._model(tensors)
         ]

@@ -41,7 +41,7 @@ class ClassDetector:
 
     def __init__(self, model: Any, processor: Any, device: torch.device) -> None:
         self._model, self._processor, self._device = model.eval().to(device), processor, device
-        self._labels = {int(index): str(name) for index, name in model.config.id2label.items()}
+        self.labels = {int(index): str(name) for index, name in model.config.id2label.items()}
 
     def __call__(self, images: list[np.ndarray]) -> list[Detection]:
         """Detect; see `Detector`."""
@@ -57,7 +57,7 @@ class ClassDetector:
             (
                 result["boxes"].cpu().numpy(),
                 result["scores"].cpu().numpy(),
-                [self._labels[index] for index in result["labels"].tolist()],
+                [self.labels[index] for index in result["labels"].tolist()],
             )
             for result in found
         ]
