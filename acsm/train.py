@@ -33,7 +33,7 @@ from wildshape.monitor import MonitorOptions
 from wildshape.records import AnimalRecords, Need, tell_skipped
 from wildshape.stage import Provenance, input_hashes
 from wildshape.training import FitConfig, fit, fit_config
-from wildshape.training_data import TrainingDataConfig
+from wildshape.training_data import TrainingDataConfig, web_settings
 
 if TYPE_CHECKING:
     from wildshape.workspace import Workspace
@@ -323,6 +323,9 @@ def _provenance(
         settings["masks"] = masks
     # What was not there before is remembered where it is asked for: older trainings stay as they are.
     settings |= {name: getattr(config, name) for name in _LATER_SETTINGS if getattr(config, name)}
+    settings |= web_settings(config)
+    if config.rotation and config.upright_weight:
+        settings["upright"] = "turned with the crop"
     settings["template"] = template_hash(template)
     files = [*inputs, *([config.init] if config.init else [])]
     return Provenance("acsm-train", settings, input_hashes(workspace.root, *files))

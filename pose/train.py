@@ -26,7 +26,7 @@ from wildshape.records import AnimalRecords, join_records, tell_skipped
 from wildshape.report.drawing import contact_sheet, draw_keypoints
 from wildshape.stage import Provenance, input_hashes
 from wildshape.training import fit, fit_config
-from wildshape.training_data import TrainingDataConfig, labelled, training_records
+from wildshape.training_data import TrainingDataConfig, labelled, training_records, web_settings
 
 if TYPE_CHECKING:
     from wildshape.skeleton import Skeleton
@@ -270,11 +270,13 @@ def _samples(
 
 def _later_settings(config: Config) -> dict[str, Any]:
     """What is remembered only where it is asked for: trainings from before there was any stay."""
-    compiled = {"compile": True} if config.compile else {}
-    if not config.use_web_images:
-        return compiled
-    names = ("web_images_num", "filter", "pl_source")
-    return {**compiled, "use_web_images": True, **{name: getattr(config, name) for name in names}}
+    found: dict[str, Any] = {"compile": True} if config.compile else {}
+    if config.published:
+        found["warmup"] = 0
+    if config.use_web_images:
+        names = ("use_web_images", "web_images_num", "filter", "pl_source")
+        found |= {name: getattr(config, name) for name in names} | web_settings(config)
+    return found
 
 
 def run(config: Config, workspace: "Workspace") -> dict[str, Any]:

@@ -192,9 +192,9 @@ def check_labels(detector: Detector, category: CategorySpec) -> None:
     wanted = accepted_labels(category)
     if not names & wanted:
         raise UserError(
-            f"expected a detector that knows {' or '.join(sorted(wanted))}; this one has {len(names)} other "
-            f"classes; give {category.path} a coco_label among them, or run: with a detector that is asked "
-            "by name, such as --detector transformers:IDEA-Research/grounding-dino-tiny"
+            f"expected a detector that knows {' or '.join(sorted(wanted))}; this one has {len(names)} "
+            f"other classes; give {category.path} a coco_label among them, or run: with a detector that is "
+            "asked by name, such as --detector transformers:IDEA-Research/grounding-dino-tiny"
         )
 
 

@@ -67,6 +67,11 @@ class TrainingDataConfig(CommonConfig):
         return tuple(name.strip() for name in self.labels_from.split(",") if name.strip())
 
 
+def web_settings(config: TrainingDataConfig) -> dict[str, str]:
+    """What a training's provenance says of its web animals beside the flags: which were left out."""
+    return {"repeated_pictures": "left out"} if config.use_web_images and not config.filter else {}
+
+
 def training_records(
     config: TrainingDataConfig, workspace: Workspace, need: Need = "keypoints"
 ) -> tuple[AnimalRecords, AnimalRecords | None, list[Path]]:

@@ -209,6 +209,21 @@ def test_a_changed_setting_is_another_training(world, change):
     assert plain.fingerprint != other.fingerprint
 
 
+@pytest.mark.parametrize(
+    "settings, names",
+    [
+        ({"rotation": 10.0}, {"upright"}),
+        ({"rotation": 10.0, "upright_weight": 0.0}, set()),
+        ({"use_web_images": True}, {"repeated_pictures"}),
+        ({"use_web_images": True, "filter": "cf_cm"}, set()),
+    ],
+)
+def test_what_older_trainings_did_otherwise_is_remembered(world, settings, names):
+    template = template_for(world.category)
+    config = train._provenance(train.Config(category="stick", **settings), world, template, [], "").config
+    assert {"upright", "repeated_pictures"} & set(config) == names
+
+
 def test_the_best_checkpoint_has_the_highest_auc(tmp_path, monkeypatch):
     answers = iter([60.0, 40.0])
     monkeypatch.setattr(train.ShapeTask, "evaluate", lambda task: {"auc": next(answers)})

@@ -75,6 +75,7 @@ def test_an_arm_learns_from_labels_and_web_animals(world):
     assert best.read_bytes() == before, "the run's pose network is another one"
     manifest = read_json(world.checkpoint_dir("pose_cf") / "manifest.json")
     assert "runs/cow/keypoints/pose.parquet" in manifest["inputs"]
+    assert manifest["config"]["repeated_pictures"] == "left out" and "warmup" not in manifest["config"]
     two = train.run(config(**WEB, init=best, web_images_num=2), world)
     assert two["model"] == "pose_all" and two["training_animals"] == 12 + 2
     with pytest.raises(UserError, match="other settings"):
