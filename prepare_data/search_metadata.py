@@ -204,7 +204,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
             "limit": config.limit,
             **({} if config.sample is None else {"sample": config.sample, "seed": config.seed}),
         },
-        {name: fingerprint(path) for name, path in zip(distinct([path.name for path in files]), files)},
+        dict(zip(distinct([path.name for path in files], "{name} ({number})"), map(fingerprint, files))),
     )
     metrics: dict[str, Any] = {}
 

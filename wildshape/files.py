@@ -102,7 +102,7 @@ def file_hash(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def distinct(names: Iterable[str]) -> list[str]:
+def distinct(names: Iterable[str], form: str = "{name}-{number}") -> list[str]:
     """Names, numbered from the second of each on; those that differ in upper case alone count as one."""
     found: list[str] = []
     taken: set[str] = set()
@@ -110,7 +110,7 @@ def distinct(names: Iterable[str]) -> list[str]:
         number, own = 1, name
         while own.lower() in taken:
             number += 1
-            own = f"{name}-{number}"
+            own = form.format(name=name, number=number)
         taken.add(own.lower())
         found.append(own)
     return found

@@ -203,10 +203,11 @@ def selection(workspace: Workspace, criterion: str, number: int) -> tuple[Table,
 
 def selection_flags(name: str) -> str:
     """The flags of data_selection that make the selections of a name, such as cf_cm_zero123plus."""
-    aux = name.removeprefix("cf_cm_")
-    if aux in (name, "sq", "2"):
-        return f"--filter {name}"
-    return f"--filter cf_cm --aux {aux}"
+    for criterion in ("cf_cm", "cfcm"):
+        aux = name.removeprefix(f"{criterion}_")
+        if aux not in (name, "sq", "2"):
+            return f"--filter {criterion} --aux {aux}"
+    return f"--filter {name}"
 
 
 def web(

@@ -379,6 +379,7 @@ def test_cf_all_does_without_what_another_network_said_of_val(judged, capsys):
     shown = {step.title: step.command for step in status.steps(judged)}
     assert "--labelled" in shown["labelled photos' pose_aux"]
     assert shown["selection cf_all_4"].endswith("--filter cf_all --selection_num 4")
+    assert training_data.selection_flags("cfcm_zero123plus") == "--filter cfcm --aux zero123plus"
 
 
 def test_cf_all_without_predictions_of_val_weighs_all_alike(cows, capsys):

@@ -178,7 +178,8 @@ def _read_file(
         except UserError as error:
             # Parts of the scene, corners of a pen say, are an individual of their own.
             unknown.append(error)
-            dropped["individual without the skeleton's keypoints"] += 1
+            labelled = int(np.isfinite(part.to_numpy(float)).any(axis=1).sum())
+            dropped[f"labels of {individual}, without the skeleton's keypoints"] += labelled
             continue
         mapping = mappings[tuple(names)]
         scorer = part.columns.get_level_values(0)[0]

@@ -153,7 +153,7 @@ def test_deeplabcut_with_several_animals(workspace, tmp_path):
             table["me", "single", part, axis] = 5.0
     table.to_csv(tmp_path / "labeled-data" / "CollectedData_me.csv")
     records, dropped = deeplabcut.read_records(deeplabcut.find_file(tmp_path), workspace)
-    assert len(records) == 5 and dropped["individual without the skeleton's keypoints"] == 1
+    assert len(records) == 5 and dropped["labels of single, without the skeleton's keypoints"] == len(table)
 
 
 def test_deeplabcut_projects_have_a_file_a_film(workspace, tmp_path):
