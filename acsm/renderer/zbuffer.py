@@ -65,10 +65,13 @@ def draw_band(corners, faces, top, bottom, face_ids, depth):
             continue
         z0, z1, z2 = corners[v0, 2], corners[v1, 2], corners[v2, 2]
         # Box and spans may be a touch too wide: whether a centre is inside, the edges alone decide.
-        row_first = int(np.ceil(max(min(y0, min(y1, y2)), float(top)) - 1e-6))
-        row_last = int(np.floor(min(max(y0, max(y1, y2)), bottom - 1.0) + 1e-6))
+        row_low = max(min(y0, min(y1, y2)), float(top)) - 1e-6
+        row_high = min(max(y0, max(y1, y2)), bottom - 1.0) + 1e-6
         col_low = max(min(x0, min(x1, x2)), 0.0) - 1e-6
         col_high = min(max(x0, max(x1, x2)), size - 1.0) + 1e-6
+        if not (row_low <= row_high and col_low <= col_high):  # and so may not fit an integer
+            continue
+        row_first, row_last = int(np.ceil(row_low)), int(np.floor(row_high))
         col_first, col_last = int(np.ceil(col_low)), int(np.floor(col_high))
         if row_first > row_last or col_first > col_last:
             continue
@@ -91,8 +94,11 @@ def draw_band(corners, faces, top, bottom, face_ids, depth):
                 from0, to0 = _span_of(a0, x1 - r0 * per_a0)
                 from1, to1 = _span_of(a1, x2 - r1 * per_a1)
                 from2, to2 = _span_of(a2, x0 - r2 * per_a2)
-                first = int(np.ceil(max(col_low, max(from0, max(from1, from2)))))
-                last = int(np.floor(min(col_high, min(to0, min(to1, to2)))))
+                low = max(col_low, max(from0, max(from1, from2)))
+                high = min(col_high, min(to0, min(to1, to2)))
+                if low > high:
+                    continue
+                first, last = int(np.ceil(low)), int(np.floor(high))
             for j in range(first, last + 1):
                 w0 = a0 * (j - x1) + r0
                 w1 = a1 * (j - x2) + r1
