@@ -25,13 +25,7 @@ from wildshape.near_duplicates import clusters, phash
 from wildshape.skeleton import Skeleton
 from wildshape.splits import assign_splits
 from wildshape.stage import progress
-from wildshape.tables import (
-    SPLITS,
-    Table,
-    make_image_id,
-    make_instance_id,
-    make_record_id,
-)
+from wildshape.tables import SPLITS, Table, make_image_id, make_instance_id, make_record_id
 from wildshape.workspace import Workspace
 
 _MARGIN = 0.1
@@ -133,11 +127,8 @@ def one_file(root: Path, what: str, *patterns: str) -> Path:
         return root
     found = next((files for pattern in patterns if (files := sorted(root.glob(pattern)))), [])
     if len(found) != 1:
-        names = ", ".join([path.name for path in found[:3]] + ["..."] * (len(found) > 3))
-        raise UserError(
-            f"expected one {what} in {root}; found {len(found)}{f' ({names})' if names else ''}; "
-            "give the file, not the folder"
-        )
+        names = f"{len(found)}{': ' * bool(found)}{', '.join(path.name for path in found[:3])}"
+        raise UserError(f"expected one {what} in {root}; found {names}; give the file, not the folder")
     return found[0]
 
 

@@ -160,7 +160,7 @@ def test_coco_source_category_and_folders(coco, make_workspace, tmp_path):
     workspace = make_workspace()
     assert bring_in(workspace, "coco", coco.parent, source_category="moose")["labels"] == 2
     (coco.parent / "second.json").write_text("{}")
-    with pytest.raises(UserError, match=r"expected one JSON file in .*; found 2"):
+    with pytest.raises(UserError, match=r"in .*; found 2: instances.json, second.json; give the file"):
         bring_in(workspace, "coco", coco.parent, source_category="moose", overwrite=True)
     with pytest.raises(UserError, match="expected a folder of pictures at --images"):
         bring_in(workspace, "coco", coco, images=tmp_path / "nowhere")
