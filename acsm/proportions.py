@@ -193,7 +193,7 @@ class Proportions:
 
 
 MOST = 10.0
-"""Beyond which no proportion of an animal is, in shoulder heights or as a share."""
+"""Beyond which no proportion of an animal is, in trunk lengths or as a share."""
 _ANGLES = ("rise", "pitch", "ear_out", "horn_out", "start", "end")
 _THICK = (
     "_width",
