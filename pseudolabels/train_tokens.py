@@ -335,6 +335,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         f"tokens: {config.num_tokens} on {len(task)} crops of {size} pixels ({found['crops_from']}), "
         f"{len(crops) - len(task)} kept back, {config.steps} steps of {config.batch_size} on {device.type}"
     )
+    model.try_out(size)
     folder = workspace.checkpoint_dir(MODEL)
     result = fit(
         task,

@@ -99,6 +99,7 @@ class AttentionModel:
             raise UserError(
                 f"--{self.switches.on[0]}: expected a Zero123Plus model, which has it; found another one"
             )
+        self._check_inputs()
         for network in (self.unet, self.vae):
             network.requires_grad_(False).eval()
         self.width = token_width(self.unet)
@@ -107,6 +108,20 @@ class AttentionModel:
             self.image_size = int(self.pipeline.config.view_size)
         else:
             self.image_size = int(self.unet.config.sample_size) * self.factor
+
+    def _check_inputs(self) -> None:
+        more = getattr(self.unet.config, "addition_embed_type", None)
+        if more is not None:
+            raise UserError(
+                f"--model: expected a UNet of latents, step and tokens alone; found one that takes "
+                f"{more}, too, as in Stable Diffusion XL"
+            )
+        wanted, given = (int(n) for n in (self.unet.config.in_channels, self.vae.config.latent_channels))
+        if wanted != given:
+            raise UserError(
+                f"--model: expected a UNet of the {given} channels of its autoencoder's latents; found "
+                f"{wanted}, as for inpainting"
+            )
 
     @property
     def device(self) -> torch.device:
@@ -126,6 +141,13 @@ class AttentionModel:
             )
         side = image_size // self.factor
         return int(self.unet.config.in_channels), side, side
+
+    def try_out(self, image_size: int) -> None:
+        """Read one picture of a side: raises now whatever `attention` would raise of such pictures."""
+        picture = torch.ones(1, 3, image_size, image_size, device=self.device)
+        noise = torch.zeros(1, *self.noise_shape(image_size), device=self.device)
+        with torch.no_grad():
+            self.attention(picture, torch.zeros(2, self.width, device=self.device), noise)
 
     def attention(
         self, images: Tensor, embedding: Tensor, noise: Tensor, kept: Tensor | None = None

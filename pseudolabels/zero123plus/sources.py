@@ -22,6 +22,7 @@ from wildshape.errors import UserError
 
 PUBLISHED = "sudo-ai/zero123plus-v1.2"
 _FULL = "float32"
+_UNET = "UNet2DConditionModel"
 
 
 def load_model(
@@ -63,6 +64,8 @@ def load_model(
         from pseudolabels.zero123plus.small_model import load_small
 
         return AttentionModel(_of_pipeline(load_small(), device), switches, reading)
+    if source.startswith(("/", ".", "~")) and not Path(source).is_dir():
+        raise UserError(f"--model: expected small, a folder or a repository; found no folder {source}")
     commit = None if Path(source).is_dir() else commit_of(source, revision)
     try:
         parts = _read(diffusers, source, device, commit)
@@ -128,6 +131,11 @@ def _read(diffusers: Any, source: str, device: torch.device, commit: str | None)
 
             pipeline = Zero123PlusPipeline.from_pretrained(source, dtype=torch.float32, **where, **memory)
             return _of_pipeline(pipeline, device)
+        network = index.get("unet") or index.get("transformer") or [None, _UNET]
+        if network[1] != _UNET:
+            raise UserError(
+                f"--model: expected a {_UNET}, with cross-attention; {source} has a {network[1]}"
+            )
         parts: dict[str, Any] = {}
         for name, kind in (("unet", diffusers.UNet2DConditionModel), ("vae", diffusers.AutoencoderKL)):
             options = {**where, **memory, "subfolder": name, "dtype": torch.float32}

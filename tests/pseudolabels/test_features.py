@@ -37,7 +37,7 @@ def inputs(model, count=2, tokens=5):
     return images, torch.randn((tokens, model.width), generator=generator), noise
 
 
-def stable_diffusion(folder, up="CrossAttnUpBlock2D"):
+def stable_diffusion(folder, up="CrossAttnUpBlock2D", network="UNet2DConditionModel", **settings):
     """A folder in the layout of Stable Diffusion, with what is read of it."""
     torch.manual_seed(2)
     cross = up.startswith("Cross")
@@ -45,6 +45,7 @@ def stable_diffusion(folder, up="CrossAttnUpBlock2D"):
         sample_size=8, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8,
         cross_attention_dim=20, attention_head_dim=8,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", up),
+        **settings,
     )  # fmt: skip
     assert cross or up == "UpBlock2D"
     vae = diffusers.AutoencoderKL(
@@ -55,7 +56,8 @@ def stable_diffusion(folder, up="CrossAttnUpBlock2D"):
     for name, part in (("unet", unet.half()), ("vae", vae.half()), ("scheduler", scheduler)):
         part.save_pretrained(folder / name)
     (folder / "model_index.json").write_text(
-        '{"_class_name": "StableDiffusionPipeline", "scheduler": ["diffusers", "DDIMScheduler"]}'
+        '{"_class_name": "StableDiffusionPipeline", "scheduler": ["diffusers", "DDIMScheduler"], '
+        f'"unet": ["diffusers", "{network}"]}}'
     )
     return folder
 
@@ -174,6 +176,23 @@ def test_stable_diffusion_is_read_by_the_same_code(tmp_path):
         load_model(str(folder), device=CPU, switches=Switches(guidance=True))
 
 
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"in_channels": 9}, "expected a UNet of the 4 channels of .* found 9, as for inpainting"),
+        (
+            {"addition_embed_type": "text_time", "addition_time_embed_dim": 4,
+             "projection_class_embeddings_input_dim": 8},
+            ".*found one that takes text_time, too, as in Stable Diffusion XL",
+        ),
+        ({"network": "UNet2DModel"}, "expected a UNet2DConditionModel, .*; .* has a UNet2DModel"),
+    ],
+)  # fmt: skip
+def test_other_kinds_of_networks_are_named(tmp_path, settings, message):
+    with pytest.raises(UserError, match=f"--model: {message}"):
+        load_model(str(stable_diffusion(tmp_path / "other", **settings)), device=CPU)
+
+
 def test_models_that_cannot_be_had(tmp_path, monkeypatch, pipeline):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="--dtype float16: expected float32; with less precision"):
@@ -182,6 +201,8 @@ def test_models_that_cannot_be_had(tmp_path, monkeypatch, pipeline):
         UserError, match="--model someone/nothing: expected a folder, .*run: hf download someone"
     ):
         load_model("someone/nothing", device=CPU)
+    with pytest.raises(UserError, match="found no folder .*nowhere"):
+        load_model(str(tmp_path / "nowhere"), device=CPU)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="--model: expected small, a folder or a repository"):
         load_model(str(tmp_path / "empty"), device=CPU)

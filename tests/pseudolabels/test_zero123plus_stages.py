@@ -289,6 +289,15 @@ def test_without_detected_animals_the_labelled_ones_teach(world, folders, capsys
     assert "0 of 5 crops are matted" in out and "save_masks.py --category cow --labelled" in out
 
 
+def test_what_the_model_cannot_take_does_not_cost_older_tokens(world, folders):
+    train_tokens.run(training(folders), world)
+    folder = world.checkpoint_dir("zero123plus")
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    with pytest.raises(UserError, match="ask for fewer layers, or smaller crops"):
+        train_tokens.run(training(folders, image_size=256, overwrite=True), world)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
 def test_what_cannot_be_trained_on_is_said(world, folders):
     with pytest.raises(UserError, match="--dtype float16: expected float32; with less precision"):
         train_tokens.run(training(folders, dtype="float16"), world)
