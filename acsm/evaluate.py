@@ -145,14 +145,14 @@ def _overlaps(
     return iou
 
 
-def _name_of(config: Config, workspace: Workspace, checkpoint: Path) -> str:
+def _name_of(config: Config, workspace: Workspace, checkpoint: Path, digest: str) -> str:
     """The arm, or another name where ``--opts`` names another checkpoint than a trained arm has."""
     own = workspace.checkpoint_dir(f"acsm/{config.arm}") / "best.pt"
     if not own.is_file() or own.resolve() == checkpoint.resolve():
         return config.arm
     # Files of other folders often have one name: their content tells them apart.
     elsewhere = own.parent.resolve() != checkpoint.parent.resolve()
-    return f"{config.arm}-{checkpoint.stem}" + (f"-{file_hash(checkpoint)[:6]}" if elsewhere else "")
+    return f"{config.arm}-{checkpoint.stem}" + (f"-{digest[:6]}" if elsewhere else "")
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
@@ -169,7 +169,8 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     predictor, path = load_arm(
         workspace, config.arm, config.opts, device=config.device, batch_size=config.batch_size
     )
-    arm = _name_of(config, workspace, path)
+    digest = file_hash(path)
+    arm = _name_of(config, workspace, path, digest)
     labels = find_labels(workspace, config.labels_name, config.images)
     records = labels.records
     measured = measure(predictor, records, masks=labels.masks)
@@ -190,7 +191,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         "split": labels.name,
         "labels": config.labels_name,
         "checkpoint": workspace.relative(path),
-        "checkpoint_hash": file_hash(path),
+        "checkpoint_hash": digest,
         **result.summary(skeleton.keypoints, config.bootstrap),
         **breakdown(animals, skeleton.keypoints, config.bootstrap),
         "by_instance": result.by_instance(),

@@ -249,7 +249,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     options = MapOptions(
         shard_size=max(64, 8 * config.batch_size),
         batch_size=config.batch_size,
-        workers=config.loaders(config.workers or None) if config.engine == "local" else config.workers,
+        workers=config.loaders(config.workers, unset=0),
         overwrite=config.overwrite,
         title="save_boxes",
         batch_by=("width", "height"),  # a batch is padded to its largest image

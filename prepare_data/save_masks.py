@@ -169,7 +169,7 @@ def _segment(
     options = MapOptions(
         shard_size=max(64, 8 * config.batch_size),
         batch_size=config.batch_size,
-        workers=config.loaders(config.workers or None) if config.engine == "local" else config.workers,
+        workers=config.loaders(config.workers, unset=0),
         overwrite=config.overwrite,
         title="save_masks",
         engine=config.engine_options,

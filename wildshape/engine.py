@@ -38,6 +38,11 @@ class EngineOptions:
                 raise UserError(f"--{name}: expected together with --engine ray; found the local engine")
         return EngineOptions(**{field.name: getattr(self, field.name) for field in fields(EngineOptions)})
 
-    def loaders(self, workers: int | None) -> int | None:
-        """Loader processes of this process or of each Ray worker, given a command's `--workers`."""
-        return self.num_workers if workers is None and self.engine == "local" else workers
+    def loaders(self, workers: int | None, unset: int | None = None) -> int | None:
+        """Loader processes of this process or of each Ray worker.
+
+        Args:
+            workers: A command's `--workers`.
+            unset: Its default, which in this process leaves the number to `--num-workers`.
+        """
+        return self.num_workers if workers == unset and self.engine == "local" else workers

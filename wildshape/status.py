@@ -14,7 +14,7 @@ from wildshape.tables import read_facts, table_hash
 from wildshape.training_data import selection_flags
 from wildshape.workspace import Workspace
 
-_OF_WEB = ("filter", "web_images_num", "pl_source", "web_run")
+_OF_WEB = ("filter", "web_images_num", "pl_source")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -89,6 +89,7 @@ class _Known:
         animals_in: Instance ids by image id.
         split_of: Split by labelled image id.
         labels: The labels, with earlier corrections.
+        web: Ids of web images.
         records: Record ids of all images rows, of pictures that could not be used, too.
         placed: Ids, by name, of the images that a set's pictures turned out to be; empty if of none.
     """
@@ -99,15 +100,18 @@ class _Known:
     animals: dict[str, dict[str, Any]] = field(default_factory=dict)
     animals_in: dict[str, list[str]] = field(default_factory=dict)
     split_of: dict[str, str] = field(default_factory=dict)
+    web: set[str] = field(default_factory=set)
     records: set[str] = field(default_factory=set)
     placed: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, workspace: Workspace) -> _Known:
         known = cls(_load(workspace, "labels"))
-        for table in ("labelled_images", "corrected_images", "images"):
-            for row in _load(workspace, table).rows():
-                known.records.add(row["record_id"])
+        web = _load(workspace, "images")
+        known.web = set(web["image_id"])
+        for table in (_load(workspace, "labelled_images"), _load(workspace, "corrected_images"), web):
+            known.records |= set(table["record_id"])
+            for row in table.rows():
                 if row["image_id"] is not None and row["path"] is not None:
                     known.add_image(row)
         for animals in (_load(workspace, "instances"), known.labels):
@@ -356,7 +360,7 @@ def _tell(
 ) -> dict[str, Any]:
     pictures = {row["image_id"] for row in rows.values()}
     unlabelled = pictures - set(known.split_of)
-    facts["web_pictures"] = len(unlabelled & set(_load(workspace, "images")["image_id"]))
+    facts["web_pictures"] = len(unlabelled & known.web)
     facts["new_pictures"] = len(unlabelled) - facts["web_pictures"]
     labelled = {*rows, *known.labels["instance_id"]}
     facts["unlabelled_animals"] = sum(
